@@ -1,0 +1,127 @@
+package kassett
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"iter"
+)
+
+// FileKind is a kind of file in a repository.
+type FileKind uint8
+
+// The kinds of file of restic's repository format. The zero value is none.
+const (
+	PackFile FileKind = iota + 1
+	IndexFile
+	SnapshotFile
+	KeyFile
+	LockFile
+	ConfigFile // one a repository, without an ID
+)
+
+// String returns the name of the folder such files rest in, as restic's
+// layout and its REST protocol spell it.
+func (k FileKind) String() string {
+	switch k {
+	case PackFile:
+		return "data"
+	case IndexFile:
+		return "index"
+	case SnapshotFile:
+		return "snapshots"
+	case KeyFile:
+		return "keys"
+	case LockFile:
+		return "locks"
+	case ConfigFile:
+		return "config"
+	}
+	return "unknown"
+}
+
+// Handle names one file of a repository.
+type Handle struct {
+	Kind FileKind
+	ID   ID // zero for ConfigFile; otherwise the SHA-256 of the stored bytes
+}
+
+// String returns the path below the repository without restic's two-digit
+// folders, as "index/3fa9...".
+func (h Handle) String() string {
+	if h.Kind == ConfigFile {
+		return "config"
+	}
+	return h.Kind.String() + "/" + h.ID.String()
+}
+
+// Info describes one stored file.
+type Info struct {
+	Handle
+	Size int64 // bytes, as stored
+}
+
+// Body is the content of a file to be stored. It can be read more than once,
+// so that a storage may try again.
+type Body struct {
+	Size int64 // bytes
+	Sum  ID    // SHA-256 of the bytes
+	// Open starts a reader at the first byte. The storage closes it.
+	Open func() (io.ReadCloser, error)
+}
+
+// BytesBody returns a Body over b, which must not change until Put returns.
+func BytesBody(b []byte, sum ID) Body {
+	return Body{Size: int64(len(b)), Sum: sum, Open: func() (io.ReadCloser, error) {
+		return bytesReader{bytes.NewReader(b)}, nil
+	}}
+}
+
+// bytesReader keeps bytes.Reader's WriterTo visible, so that a copy is one write.
+type bytesReader struct{ *bytes.Reader }
+
+func (bytesReader) Close() error { return nil }
+
+// A Storage keeps immutable files: a directory, a bucket, another machine.
+// Its methods may be called from many goroutines. Errors carry a [Kind].
+type Storage interface {
+	// Put stores body whole and durably under h, or not at all: when it
+	// returns nil the file survives a power cut; when it fails no file of
+	// that name can be seen. A file that is there already is an [Exists]
+	// error and is left as it was. A body whose bytes do not match Sum is
+	// a [Corrupt] error and is not stored.
+	Put(ctx context.Context, h Handle, body Body) error
+	// Get reads n bytes from offset off as a stream; n < 0 reads to the end.
+	// A file that is not there is a [NotFound] error. A file that ends
+	// before off+n makes the stream end early with io.ErrUnexpectedEOF.
+	Get(ctx context.Context, h Handle, off, n int64) (io.ReadCloser, error)
+	// Stat returns the stored size, or a [NotFound] error.
+	Stat(ctx context.Context, h Handle) (Info, error)
+	// List yields every file of a kind, in no order. Names that are not the
+	// format's (temporary files, strangers) are passed over. After an error
+	// the listing ends: what it gave is not complete.
+	List(ctx context.Context, k FileKind) iter.Seq2[Info, error]
+	// Delete removes a file. One that is not there is a [NotFound] error.
+	Delete(ctx context.Context, h Handle) error
+}
+
+// Beside is the ability of a [Storage] to keep files that are not restic's,
+// under one prefix that restic passes over: signed records, doomed lists,
+// parity. Names are slash-separated, relative, of [a-z0-9._-] parts.
+type Beside interface {
+	// PutBeside stores body whole and durably, or not at all, as
+	// [Storage.Put] does; an existing name is an [Exists] error.
+	PutBeside(ctx context.Context, name string, body Body) error
+	// GetBeside reads a file whole as a stream; [NotFound] when absent.
+	GetBeside(ctx context.Context, name string) (io.ReadCloser, error)
+	// ListBeside yields the names below prefix ("" for all), with sizes.
+	ListBeside(ctx context.Context, prefix string) iter.Seq2[BesideInfo, error]
+	// DeleteBeside removes a file; [NotFound] when absent.
+	DeleteBeside(ctx context.Context, name string) error
+}
+
+// BesideInfo describes one file kept beside a repository.
+type BesideInfo struct {
+	Name string // slash-separated, without the prefix of the storage
+	Size int64  // bytes
+}
