@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Installs what tests and benchmarks need beside Go: peers that judge our
+# repositories, and programs that set and read what a backup must keep.
+# Says what it installs; changes nothing when all is there.
+set -euo pipefail
+
+# command:package
+need=(
+	restic:restic          # reads and writes the same repositories
+	borg:borgbackup        # a peer in the benchmark
+	setfacl:acl            # access lists, kept by backups
+	setfattr:attr          # extended attributes, kept by backups
+	mkfs.ext4:e2fsprogs    # a fresh file system for each timed restore
+	script:bsdutils        # a terminal for the progress display
+)
+missing=()
+for n in "${need[@]}"; do
+	PATH=$PATH:/usr/sbin:/sbin command -v "${n%%:*}" >/dev/null || missing+=("${n##*:}")
+done
+if [ ${#missing[@]} -eq 0 ]; then
+	echo "deps: all there: ${need[*]%%:*}"
+	exit 0
+fi
+if [ "${SHORT:-}" = 1 ]; then
+	echo "deps: SHORT=1, left out: ${missing[*]}"
+	exit 0
+fi
+if ! command -v apt-get >/dev/null; then
+	echo "deps: missing: ${missing[*]}; install them, or set SHORT=1 to leave their tests out" >&2
+	exit 1
+fi
+as_root=()
+if [ "$(id -u)" -ne 0 ]; then
+	command -v sudo >/dev/null || { echo "deps: missing: ${missing[*]}; as root: apt-get install ${missing[*]}" >&2; exit 1; }
+	as_root=(sudo)
+fi
+echo "deps: installing with apt-get: ${missing[*]}"
+"${as_root[@]}" apt-get update -qq
+DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+echo "deps: installed"
