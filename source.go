@@ -115,7 +115,8 @@ type Target interface {
 	Link(ctx context.Context, first, path string) error
 	// Open starts, or goes on with, the content of a regular file.
 	Open(ctx context.Context, path string, e *Entry) (TargetFile, error)
-	// Finish sets the metadata of what Make created. For a folder it comes
+	// Finish sets the metadata of what Make created, or of a regular file
+	// that was there already with the right content. For a folder it comes
 	// after everything in it.
 	Finish(ctx context.Context, path string, e *Entry) error
 	// Remove deletes what is at path, a folder with all that is in it.
@@ -133,5 +134,22 @@ type TargetFile interface {
 	Commit(ctx context.Context) error
 	// Close without Commit keeps what is there for a later Open. After
 	// Commit it does nothing.
+	io.Closer
+}
+
+// Readable is the ability of a [Target] to show what it holds. Without it
+// nothing that is there is compared, verified or found to be too much.
+type Readable interface {
+	// Names returns the names in one folder, in no order, without the parts
+	// of files that are not committed. A folder that is not there, or that
+	// is something else, is an error.
+	Names(ctx context.Context, dir string) ([]string, error)
+	// Read opens the regular file at path; anything else there is an error.
+	Read(ctx context.Context, path string) (ReaderAtCloser, error)
+}
+
+// ReaderAtCloser is a file open for reading in any order.
+type ReaderAtCloser interface {
+	io.ReaderAt
 	io.Closer
 }
