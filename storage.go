@@ -5,6 +5,8 @@ import (
 	"context"
 	"io"
 	"iter"
+	"strings"
+	"time"
 )
 
 // FileKind is a kind of file in a repository.
@@ -65,12 +67,14 @@ type Info struct {
 // so that a storage may try again.
 type Body struct {
 	Size int64 // bytes
-	Sum  ID    // SHA-256 of the bytes
+	Sum  ID    // SHA-256 of the bytes; for bytes in memory their owner vouches
 	// Open starts a reader at the first byte. The storage closes it.
 	Open func() (io.ReadCloser, error)
 }
 
-// BytesBody returns a Body over b, which must not change until Put returns.
+// BytesBody returns a Body over b, which must not change until Put returns, and
+// whose SHA-256 the caller has just taken from this same memory: a storage may
+// believe that instead of hashing it once more.
 func BytesBody(b []byte, sum ID) Body {
 	return Body{Size: int64(len(b)), Sum: sum, Open: func() (io.ReadCloser, error) {
 		return bytesReader{bytes.NewReader(b)}, nil
@@ -88,8 +92,9 @@ type Storage interface {
 	// Put stores body whole and durably under h, or not at all: when it
 	// returns nil the file survives a power cut; when it fails no file of
 	// that name can be seen. A file that is there already is an [Exists]
-	// error and is left as it was. A body whose bytes do not match Sum is
-	// a [Corrupt] error and is not stored.
+	// error and is left as it was. A body that is not of Size, or whose
+	// streamed bytes do not match Sum, is a [Corrupt] error and is not
+	// stored.
 	Put(ctx context.Context, h Handle, body Body) error
 	// Get reads n bytes from offset off as a stream; n < 0 reads to the end.
 	// A file that is not there is a [NotFound] error. A file that ends
@@ -118,6 +123,31 @@ type Beside interface {
 	ListBeside(ctx context.Context, prefix string) iter.Seq2[BesideInfo, error]
 	// DeleteBeside removes a file; [NotFound] when absent.
 	DeleteBeside(ctx context.Context, name string) error
+}
+
+// ValidBeside reports whether name may name a file of a [Beside]: one or more
+// parts of [a-z0-9._-], divided by slashes. No part begins or ends with a dot,
+// and none holds "-tmp-", which marks files that are being written.
+func ValidBeside(name string) bool {
+	for part := range strings.SplitSeq(name, "/") {
+		if part == "" || part[0] == '.' || part[len(part)-1] == '.' || strings.Contains(part, "-tmp-") {
+			return false
+		}
+		for _, c := range []byte(part) {
+			if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '.' && c != '_' && c != '-' {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// Sweeper is the ability of a [Storage] to remove what interrupted writes left
+// behind: files that no listing shows. Prune calls it.
+type Sweeper interface {
+	// Sweep removes leftovers last written before the given time and
+	// returns how many there were, also beside an error.
+	Sweep(ctx context.Context, before time.Time) (removed int, err error)
 }
 
 // BesideInfo describes one file kept beside a repository.
