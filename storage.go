@@ -119,8 +119,9 @@ type Beside interface {
 	PutBeside(ctx context.Context, name string, body Body) error
 	// GetBeside reads a file whole as a stream; [NotFound] when absent.
 	GetBeside(ctx context.Context, name string) (io.ReadCloser, error)
-	// ListBeside yields the names below prefix ("" for all), with sizes.
-	ListBeside(ctx context.Context, prefix string) iter.Seq2[BesideInfo, error]
+	// ListBeside yields the files below a folder ("" for all), with sizes,
+	// in no order. After an error the listing ends.
+	ListBeside(ctx context.Context, folder string) iter.Seq2[BesideInfo, error]
 	// DeleteBeside removes a file; [NotFound] when absent.
 	DeleteBeside(ctx context.Context, name string) error
 }

@@ -1,0 +1,218 @@
+package local
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"kassett"
+)
+
+// Put implements [kassett.Storage]. It believes the sum of a
+// [kassett.BytesBody], whose owner took it from the same memory a moment ago,
+// and hashes every other body while it writes.
+func (s *Storage) Put(ctx context.Context, h kassett.Handle, body kassett.Body) error {
+	return fault("write file", h.String(), s.store(ctx, s.file(h), body))
+}
+
+// PutBeside implements [kassett.Beside].
+func (s *Storage) PutBeside(ctx context.Context, name string, body kassett.Body) error {
+	if !kassett.ValidBeside(name) {
+		return badName("write file", name)
+	}
+	return fault("write file", name, s.store(ctx, s.beside(name), body))
+}
+
+// Delete implements [kassett.Storage]. The removal of an index, a snapshot, a
+// key or the config is durable when it returns, since what follows builds on
+// it; that of a pack or a lock is not waited for.
+func (s *Storage) Delete(ctx context.Context, h kassett.Handle) error {
+	const op = "delete file"
+	if err := ctx.Err(); err != nil {
+		return fault(op, h.String(), err)
+	}
+	name := s.file(h)
+	err := s.fs.Remove(name)
+	if err == nil && h.Kind != kassett.PackFile && h.Kind != kassett.LockFile {
+		err = s.fs.SyncDir(filepath.Dir(name))
+	}
+	return fault(op, h.String(), err)
+}
+
+// DeleteBeside implements [kassett.Beside]. The removal is durable when it
+// returns.
+func (s *Storage) DeleteBeside(ctx context.Context, name string) error {
+	const op = "delete file"
+	if !kassett.ValidBeside(name) {
+		return badName(op, name)
+	}
+	if err := ctx.Err(); err != nil {
+		return fault(op, name, err)
+	}
+	path := s.beside(name)
+	if fi, err := os.Lstat(path); err == nil && fi.IsDir() {
+		return fault(op, name, fs.ErrNotExist)
+	}
+	err := s.fs.Remove(path)
+	if err == nil {
+		err = s.fs.SyncDir(filepath.Dir(path))
+	}
+	return fault(op, name, err)
+}
+
+func badName(op, name string) error {
+	return &kassett.Error{Op: op, What: fmt.Sprintf("%.80q", name), Kind: kassett.Invalid,
+		Err: errors.New("not a name for a file beside a repository")}
+}
+
+// store writes body under name: temporary file, flush, name, flush.
+func (s *Storage) store(ctx context.Context, name string, body kassett.Body) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if _, err := os.Lstat(name); err == nil {
+		return fs.ErrExist // before anything is written; Publish looks again
+	}
+	temp, err := s.create(name)
+	if err != nil {
+		return err
+	}
+	if err := s.fill(ctx, temp, body); err != nil {
+		return errors.Join(err, s.drop(temp.Name()))
+	}
+	if err := s.fs.Publish(temp.Name(), name); err != nil {
+		return errors.Join(err, s.drop(temp.Name()))
+	}
+	if err := s.fs.SyncDir(filepath.Dir(name)); err != nil {
+		// It can be seen, but may not outlive a power cut: take it back.
+		return errors.Join(err, s.drop(name))
+	}
+	return nil
+}
+
+// drop removes what a failed write left. A file that is not there is fine.
+func (s *Storage) drop(name string) error {
+	if err := s.fs.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove what was written: %w", err)
+	}
+	return nil
+}
+
+// create opens a temporary file beside name. A missing folder is made, but
+// only below a repository that is there: when a disk is unmounted in the
+// middle of a backup, the rest must not land in the empty mount point.
+func (s *Storage) create(name string) (tempFile, error) {
+	dir, prefix := filepath.Dir(name), filepath.Base(name)+tempMark
+	temp, err := s.fs.CreateTemp(dir, prefix)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return temp, err
+	}
+	if err := s.checkThere(); err != nil {
+		return nil, err
+	}
+	parents, err := s.makeFolder(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range parents {
+		if err := s.fs.SyncDir(p); err != nil {
+			return nil, err
+		}
+	}
+	return s.fs.CreateTemp(dir, prefix)
+}
+
+// checkThere returns an error when the repository is gone altogether.
+func (s *Storage) checkThere() error {
+	if _, err := os.Stat(filepath.Join(s.root, configName)); err != nil {
+		return &kassett.Error{Op: "find repository", What: s.root, Kind: kassett.NotFound, Err: err,
+			Hint: "the folder was there before: check that the disk is still mounted"}
+	}
+	return nil
+}
+
+// fill writes body, checks it, and makes it durable. It closes temp.
+func (s *Storage) fill(ctx context.Context, temp tempFile, body kassett.Body) (err error) {
+	defer func() {
+		// Close before the rename: some network file systems report a full
+		// disk here, and Windows renames no open file.
+		if closeErr := temp.Close(); err == nil {
+			err = closeErr
+		}
+	}()
+	r, err := body.Open()
+	if err != nil {
+		return fmt.Errorf("open what is to be stored: %w", err)
+	}
+	err = copyBody(ctx, temp, r, body)
+	if closeErr := r.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return temp.Seal(s.modes.file)
+}
+
+// memory is a reader over bytes in memory, as bytes.Reader is one.
+type memory interface {
+	io.WriterTo
+	Len() int
+}
+
+// buffers holds what streamed bodies are copied through.
+var buffers = sync.Pool{New: func() any { return new([256 << 10]byte) }}
+
+// copyBody writes r to w, in one write when it rests in memory, and compares
+// its size and, unless it rests in memory, its sum with what body says.
+func copyBody(ctx context.Context, w io.Writer, r io.Reader, body kassett.Body) error {
+	if m, ok := r.(memory); ok {
+		if int64(m.Len()) != body.Size {
+			return wrongBody("%d bytes instead of %d", m.Len(), body.Size)
+		}
+		_, err := m.WriteTo(w)
+		return err
+	}
+	buf := buffers.Get().(*[256 << 10]byte)
+	defer buffers.Put(buf)
+	sum, size := sha256.New(), int64(0)
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n, err := r.Read(buf[:])
+		if size += int64(n); size > body.Size {
+			return wrongBody("more than %d bytes", body.Size)
+		}
+		sum.Write(buf[:n])
+		if _, err := w.Write(buf[:n]); err != nil {
+			return err
+		}
+		if err == io.EOF {
+			break
+		} else if err != nil {
+			return fmt.Errorf("read what is to be stored: %w", err)
+		}
+	}
+	if size != body.Size {
+		return wrongBody("%d bytes instead of %d", size, body.Size)
+	}
+	if got := kassett.ID(sum.Sum(nil)); got != body.Sum {
+		return wrongBody("SHA-256 %s instead of %s", got, body.Sum)
+	}
+	return nil
+}
+
+func wrongBody(format string, args ...any) error {
+	return &kassett.Error{Op: "check what is to be stored", Kind: kassett.Corrupt, Err: fmt.Errorf(format, args...),
+		Hint: "the bytes changed between two readings: test the memory of this machine, and what they were read from"}
+}
