@@ -1,0 +1,198 @@
+package repo
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	"kassett"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// zstdMark is the first byte of an unpacked file that is compressed. An
+// uncompressed one is JSON and begins with '{' or '['.
+const zstdMark = 2
+
+// unpackedLimit bounds the plaintext of an unpacked file, in bytes, by kind. An
+// index file of 50 000 blobs, where restic starts a new one, has about 10 MB; a
+// snapshot grows with the paths named on its command line.
+func unpackedLimit(k kassett.FileKind) int64 {
+	switch k {
+	case kassett.IndexFile:
+		return 1 << 30
+	case kassett.SnapshotFile:
+		return 64 << 20
+	}
+	return 1 << 20
+}
+
+// unpackedZip compresses and decompresses unpacked files; it is made when first
+// needed.
+type unpackedZip struct {
+	once sync.Once
+	enc  *zstd.Encoder
+	dec  map[int64]*zstd.Decoder // by limit
+	err  error
+}
+
+func (z *unpackedZip) init() error {
+	z.once.Do(func() {
+		z.enc, z.err = zstd.NewWriter(nil, zstd.WithEncoderCRC(false), zstd.WithEncoderConcurrency(1))
+		z.dec = make(map[int64]*zstd.Decoder)
+		for _, k := range []kassett.FileKind{kassett.IndexFile, kassett.SnapshotFile, kassett.LockFile} {
+			limit := unpackedLimit(k)
+			d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(uint64(limit)))
+			z.dec[limit], z.err = d, errors.Join(z.err, err)
+		}
+	})
+	return z.err
+}
+
+func (z *unpackedZip) close() {
+	for _, d := range z.dec {
+		d.Close()
+	}
+}
+
+// SaveUnpacked seals an index, snapshot or lock file and stores it. What was
+// sealed is opened again and compared before it leaves.
+func (r *Repository) SaveUnpacked(ctx context.Context, k kassett.FileKind, plain []byte) (kassett.ID, error) {
+	sealed, err := r.sealUnpacked(k, plain)
+	if err != nil {
+		return kassett.ID{}, fmt.Errorf("seal %s: %w", k, err)
+	}
+	h := kassett.Handle{Kind: k, ID: kassett.Hash(sealed)}
+	return h.ID, r.put(ctx, h, kassett.BytesBody(sealed, h.ID))
+}
+
+// sealUnpacked returns the bytes to store.
+func (r *Repository) sealUnpacked(k kassett.FileKind, plain []byte) ([]byte, error) {
+	if int64(len(plain)) > unpackedLimit(k) {
+		return nil, &kassett.Error{
+			Op: "seal", What: k.String(), Kind: kassett.Invalid,
+			Err: fmt.Errorf("%d bytes, at most %d could be read again", len(plain), unpackedLimit(k)),
+		}
+	}
+	body := plain
+	if r.Config().Version >= 2 {
+		if err := r.zip.init(); err != nil {
+			return nil, err
+		}
+		body = r.zip.enc.EncodeAll(plain, []byte{zstdMark})
+	}
+	sealed := r.key.seal(make([]byte, 0, len(body)+Overhead), body)
+	back, err := r.openUnpacked(k, sealed)
+	if err != nil || !bytes.Equal(back, plain) {
+		return nil, &kassett.Error{
+			Op: "verify what was sealed", Kind: kassett.Corrupt, Err: errors.Join(err, errNotSame),
+			Hint: "this machine's memory or processor makes errors; test it before it backs up again",
+		}
+	}
+	return sealed, nil
+}
+
+var errNotSame = errors.New("it does not open to the same bytes")
+
+// LoadUnpacked returns the plaintext of an index, snapshot or lock file. Bytes
+// that do not match the file's name or seal are a [kassett.Corrupt] error.
+func (r *Repository) LoadUnpacked(ctx context.Context, k kassett.FileKind, id kassett.ID) ([]byte, error) {
+	h := kassett.Handle{Kind: k, ID: id}
+	var sealed []byte
+	// A second look tells a fault of the way from a fault of the file.
+	for second := false; ; second = true {
+		var err error
+		if sealed, err = readWhole(ctx, r.storage, h, unpackedLimit(k)+Overhead+1); err != nil {
+			return nil, fmt.Errorf("read %s: %w", h, err)
+		}
+		sum := kassett.Hash(sealed)
+		if sum == id {
+			break
+		}
+		if second {
+			return nil, damagedFile(h, fmt.Errorf("its %d bytes have the hash %s", len(sealed), sum))
+		}
+	}
+	plain, err := r.openUnpacked(k, sealed)
+	if err != nil {
+		return nil, damagedFile(h, err)
+	}
+	return plain, nil
+}
+
+func damagedFile(h kassett.Handle, err error) error {
+	return &kassett.Error{
+		Op: "read", What: h.String(), Kind: kassett.Corrupt, Err: err,
+		Hint: "run `kassett check`, and put the file back from a copy of the repository",
+	}
+}
+
+// openUnpacked returns the plaintext of stored bytes.
+func (r *Repository) openUnpacked(k kassett.FileKind, sealed []byte) ([]byte, error) {
+	body, err := r.key.open(nil, sealed)
+	if err != nil {
+		return nil, err
+	}
+	if len(body) == 0 {
+		return nil, errors.New("it is empty")
+	}
+	switch body[0] {
+	case '{', '[':
+		return body, nil
+	case zstdMark:
+		if err := r.zip.init(); err != nil {
+			return nil, err
+		}
+		plain, err := r.zip.dec[unpackedLimit(k)].DecodeAll(body[1:], nil)
+		if errors.Is(err, zstd.ErrDecoderSizeExceeded) {
+			return nil, fmt.Errorf("decompress: more than %d bytes, no %s file is that long", unpackedLimit(k), k)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("decompress: %w", err)
+		}
+		return plain, nil
+	}
+	return nil, fmt.Errorf("it begins with byte %#02x, which is neither JSON nor a known compression", body[0])
+}
+
+// Resolve returns the ID of the one file whose name begins with prefix, in
+// lower-case hexadecimal digits. None is a [kassett.NotFound] error, several
+// are [kassett.Invalid].
+func (r *Repository) Resolve(ctx context.Context, k kassett.FileKind, prefix string) (kassett.ID, error) {
+	what := k.String() + "/" + prefix
+	if prefix == "" || strings.Trim(prefix, "0123456789abcdef") != "" {
+		return kassett.ID{}, &kassett.Error{
+			Op: "find", What: fmt.Sprintf("%.80q", what), Kind: kassett.Invalid,
+			Err: errors.New("an ID has hexadecimal digits only"),
+		}
+	}
+	if id, err := kassett.ParseID(prefix); err == nil {
+		if _, err := r.storage.Stat(ctx, kassett.Handle{Kind: k, ID: id}); err != nil {
+			return kassett.ID{}, fmt.Errorf("find %s: %w", what, err)
+		}
+		return id, nil
+	}
+	var found []kassett.ID
+	for info, err := range r.List(ctx, k) {
+		if err != nil {
+			return kassett.ID{}, err
+		}
+		if strings.HasPrefix(info.ID.String(), prefix) {
+			found = append(found, info.ID)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return kassett.ID{}, &kassett.Error{Op: "find", What: what, Kind: kassett.NotFound}
+	case 1:
+		return found[0], nil
+	}
+	return kassett.ID{}, &kassett.Error{
+		Op: "find", What: what, Kind: kassett.Invalid,
+		Err:  fmt.Errorf("%d begin like this: %s and %s among them", len(found), found[0], found[1]),
+		Hint: "give more digits",
+	}
+}
