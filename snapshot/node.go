@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"bytes"
+	"encoding/json"
 	"maps"
 	"slices"
 	"strings"
@@ -52,5 +53,5 @@ func (n *Node) sameExtra(e *kassett.Entry) bool {
 		slices.EqualFunc(n.Xattrs, e.Xattrs, func(a, b kassett.Xattr) bool {
 			return a.Name == b.Name && (a.Value == nil) == (b.Value == nil) && bytes.Equal(a.Value, b.Value)
 		}) &&
-		maps.EqualFunc(n.Generic, e.Generic, bytes.Equal)
+		maps.EqualFunc(n.Generic, e.Generic, func(a, b json.RawMessage) bool { return bytes.Equal(a, b) })
 }
