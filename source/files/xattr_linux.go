@@ -1,0 +1,169 @@
+package files
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"kassett"
+)
+
+// xattrs is the system's calls for one thing's extended attributes, by path or
+// by descriptor.
+type xattrs struct {
+	list   func(buf []byte) (int, error)
+	get    func(name string, buf []byte) (int, error)
+	set    func(name string, value []byte) error
+	remove func(name string) error
+}
+
+// xattrsAt reaches the attributes of the thing name in f itself, whatever type
+// it is. Calls that take a folder and a name came with Linux 6.13 only; the
+// way through /proc walks two names and opens nothing.
+func (f folder) xattrsAt(name string) xattrs {
+	path := "/proc/self/fd/" + strconv.Itoa(f.fd) + "/" + name
+	return xattrs{
+		list:   func(buf []byte) (int, error) { return unix.Llistxattr(path, buf) },
+		get:    func(name string, buf []byte) (int, error) { return unix.Lgetxattr(path, name, buf) },
+		set:    func(name string, value []byte) error { return unix.Lsetxattr(path, name, value, 0) },
+		remove: func(name string) error { return unix.Lremovexattr(path, name) },
+	}
+}
+
+func xattrsOf(fd int) xattrs {
+	return xattrs{
+		list:   func(buf []byte) (int, error) { return unix.Flistxattr(fd, buf) },
+		get:    func(name string, buf []byte) (int, error) { return unix.Fgetxattr(fd, name, buf) },
+		set:    func(name string, value []byte) error { return unix.Fsetxattr(fd, name, value, 0) },
+		remove: func(name string) error { return unix.Fremovexattr(fd, name) },
+	}
+}
+
+// hasNone reports whether err says that there is no such attribute, or that the
+// file system has none at all.
+func hasNone(err error) bool {
+	return errors.Is(err, unix.ENODATA) || errors.Is(err, unix.ENOTSUP)
+}
+
+// names returns the names of all attributes, in the order of the file system.
+func (x xattrs) names() ([]string, error) {
+	var small [512]byte
+	list, err := whole(small[:], x.list)
+	if hasNone(err) || len(list) == 0 && err == nil {
+		return nil, nil
+	}
+	return strings.Split(strings.TrimSuffix(string(list), "\x00"), "\x00"), err
+}
+
+// all returns every attribute. One that cannot be read is an error; the others
+// are returned with it.
+func (x xattrs) all() ([]kassett.Xattr, error) {
+	names, err := x.names()
+	if err != nil {
+		return nil, fmt.Errorf("list extended attributes: %w", err)
+	}
+	var all []kassett.Xattr
+	var errs []error
+	for _, name := range names {
+		var small [256]byte
+		value, err := whole(small[:], func(buf []byte) (int, error) { return x.get(name, buf) })
+		switch {
+		case hasNone(err): // removed meanwhile
+		case err != nil:
+			errs = append(errs, fmt.Errorf("read extended attribute %s: %w", name, err))
+		default:
+			all = append(all, kassett.Xattr{Name: name, Value: append([]byte{}, value...)})
+		}
+	}
+	return all, errors.Join(errs...)
+}
+
+// whole calls read with ever larger buffers until the answer fits. The result
+// may share memory with buf.
+func whole(buf []byte, read func(buf []byte) (int, error)) ([]byte, error) {
+	for {
+		n, err := read(buf)
+		switch {
+		case err == nil:
+			return buf[:n], nil
+		case !errors.Is(err, unix.ERANGE) || len(buf) > maxXattr:
+			return nil, err
+		}
+		buf = make([]byte, 4*len(buf))
+	}
+}
+
+// maxXattr is more than Linux keeps under one name, or as one list of names.
+const maxXattr = 64 << 10
+
+// restore makes x hold what want says and nothing else.
+func (x xattrs) restore(want []kassett.Xattr) error {
+	var errs []error
+	had, err := x.names()
+	if err != nil {
+		errs = append(errs, fmt.Errorf("list extended attributes: %w", err))
+	}
+	wanted := make(map[string]bool, len(want))
+	for _, a := range want {
+		wanted[a.Name] = true
+		if err := x.set(a.Name, a.Value); err != nil {
+			errs = append(errs, fmt.Errorf("set extended attribute %s: %w", a.Name, err))
+		}
+	}
+	for _, name := range had {
+		if wanted[name] {
+			continue
+		}
+		if err := x.remove(name); err != nil && !hasNone(err) && !errors.Is(err, fs.ErrPermission) {
+			errs = append(errs, fmt.Errorf("remove extended attribute %s: %w", name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// fill completes the entry of the thing name in f.
+func (f folder) fill(name string, e *kassett.Entry) error {
+	var errs []error
+	if e.Type == kassett.Symlink {
+		target, err := f.readlink(name)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("read link: %w", err))
+		}
+		e.LinkTarget = target
+	}
+	all, err := f.xattrsAt(name).all()
+	e.Xattrs = all
+	return errors.Join(append(errs, err)...)
+}
+
+func (f folder) readlink(name string) (string, error) {
+	for size := 256; ; size *= 4 {
+		buf := make([]byte, size)
+		n, err := unix.Readlinkat(f.fd, name, buf)
+		if err != nil {
+			return "", err
+		}
+		if n < size {
+			return string(buf[:n]), nil
+		}
+	}
+}
+
+// fillPath completes the entry of a folder above a target. What is not allowed
+// to be read there is left out, as restic does.
+func fillPath(path string, e *kassett.Entry) error {
+	x := xattrs{
+		list: func(buf []byte) (int, error) { return unix.Listxattr(path, buf) },
+		get:  func(name string, buf []byte) (int, error) { return unix.Getxattr(path, name, buf) },
+	}
+	all, err := x.all()
+	e.Xattrs = all
+	if errors.Is(err, fs.ErrPermission) {
+		return nil
+	}
+	return err
+}
