@@ -1,0 +1,74 @@
+package main
+
+import (
+	"io"
+	"os"
+	"strings"
+
+	"kassett/repo"
+
+	"golang.org/x/term"
+)
+
+// envPrefix begins the name of every environment variable that is ours.
+const envPrefix = "KASSETT_"
+
+// env is all that a run of the program touches of the world around it, apart
+// from files named by the user.
+type env struct {
+	args   []string // without the program's own name
+	stdin  io.Reader
+	stdout io.Writer
+	stderr io.Writer
+	getenv func(string) string
+
+	stdinTerminal  bool       // a person can be asked
+	stderrTerminal bool       // a line can be redrawn
+	width          func() int // of stderr, in columns; 0 when it is unknown
+	// readPassword reads a line from the terminal without showing it.
+	readPassword func() ([]byte, error)
+
+	scrypt repo.Scrypt // cost of new keys; zero means calibrated to this machine
+}
+
+// systemEnv returns the process's own env. It takes everything that begins
+// with KASSETT_ out of the process environment, so that no child process
+// inherits a password, where one is kept, or which repository is used.
+func systemEnv() env {
+	own := takeEnv()
+	return env{
+		args:   os.Args[1:],
+		stdin:  os.Stdin,
+		stdout: os.Stdout,
+		stderr: os.Stderr,
+		getenv: func(name string) string {
+			if strings.HasPrefix(name, envPrefix) {
+				return own[name]
+			}
+			return os.Getenv(name)
+		},
+		stdinTerminal:  term.IsTerminal(int(os.Stdin.Fd())),
+		stderrTerminal: term.IsTerminal(int(os.Stderr.Fd())) && os.Getenv("TERM") != "dumb",
+		width: func() int {
+			w, _, err := term.GetSize(int(os.Stderr.Fd()))
+			if err != nil {
+				return 0
+			}
+			return w
+		},
+		readPassword: func() ([]byte, error) { return term.ReadPassword(int(os.Stdin.Fd())) },
+	}
+}
+
+// takeEnv moves our variables from the process environment into a map.
+func takeEnv() map[string]string {
+	own := make(map[string]string)
+	for _, pair := range os.Environ() {
+		name, value, _ := strings.Cut(pair, "=")
+		if strings.HasPrefix(strings.ToUpper(name), envPrefix) {
+			own[name] = value
+			_ = os.Unsetenv(name) // fails only for names that cannot be set
+		}
+	}
+	return own
+}

@@ -1,0 +1,201 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"kassett"
+	"kassett/repo"
+	"kassett/storage/local"
+)
+
+// need is the lock a command must hold, as in restic.
+type need uint8
+
+const (
+	unlocked  need = iota // looks at files that never change
+	reading               // shared; --no-lock leaves it out
+	adding                // shared
+	exclusive             // nobody else may be at work
+	checking              // exclusive; --no-lock leaves it out
+)
+
+// unless is the lock of a command that changes nothing in a dry run: then
+// --no-lock may leave it out.
+func (n need) unless(dryRun bool) need {
+	if dryRun && n == adding {
+		return reading
+	}
+	if dryRun && n == exclusive {
+		return checking
+	}
+	return n
+}
+
+// within opens the repository the flags name, takes the lock, runs work and
+// gives everything back. The context handed to work ends when the lock is
+// lost.
+func (a *app) within(ctx context.Context, n need, work func(ctx context.Context, r *repo.Repository) error) error {
+	return a.withinPlace(ctx, a.flags.where, n, work)
+}
+
+func (a *app) withinPlace(ctx context.Context, p place, n need, work func(ctx context.Context, r *repo.Repository) error) (err error) {
+	r, err := a.open(ctx, p)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	return a.locked(ctx, r, n, work)
+}
+
+// locked runs work while the lock is held.
+func (a *app) locked(ctx context.Context, r *repo.Repository, n need, work func(ctx context.Context, r *repo.Repository) error) (err error) {
+	if a.flags.noLock {
+		switch n {
+		case reading, checking:
+			n = unlocked
+		case adding, exclusive:
+			return invalid("lock repository", "", "leave --no-lock out; another run may prune what this one relies on",
+				errors.New("--no-lock is for commands that read, and for dry runs"))
+		}
+	}
+	if n == unlocked {
+		return work(ctx, r)
+	}
+	mode := repo.Shared
+	if n == exclusive || n == checking {
+		mode = repo.Exclusive
+	}
+	lock, held, err := r.Lock(ctx, mode, repo.LockOptions{Retry: a.flags.retryLock})
+	if err != nil {
+		return err
+	}
+	err = work(held, r)
+	if err != nil && held.Err() != nil && ctx.Err() == nil {
+		err = fmt.Errorf("%w (then: %w)", context.Cause(held), err) // the lock was lost, that is the reason
+	}
+	if failed := lock.Unlock(); failed != nil {
+		a.warn("", failed)
+	}
+	return err
+}
+
+// open opens the repository at p.
+func (a *app) open(ctx context.Context, p place) (*repo.Repository, error) {
+	o, err := a.repoOptions(p)
+	if err != nil {
+		return nil, err
+	}
+	where, err := a.location(p)
+	if err != nil {
+		return nil, err
+	}
+	st, err := openStorage(where)
+	if err != nil {
+		return nil, err
+	}
+	pw, err := a.password(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	r, err := repo.Open(ctx, st, pw, o)
+	if err != nil {
+		return nil, fmt.Errorf("open repository %s: %w", where, err)
+	}
+	return r, nil
+}
+
+// openStorage opens the place of a repository that exists.
+func openStorage(where string) (kassett.Storage, error) {
+	path, err := localPath(where)
+	if err != nil {
+		return nil, err
+	}
+	return local.Open(path)
+}
+
+// createStorage makes the place of a new repository.
+func createStorage(where string) (kassett.Storage, error) {
+	path, err := localPath(where)
+	if err != nil {
+		return nil, err
+	}
+	return local.Create(path)
+}
+
+// localPath returns the folder that a repository's place names. Places of other
+// kinds look like restic's: a word, a colon, an address.
+func localPath(where string) (string, error) {
+	if path, ok := strings.CutPrefix(where, "local:"); ok {
+		return path, nil
+	}
+	for _, scheme := range []string{"s3", "sftp", "rest", "b2", "azure", "gs", "swift", "rclone"} {
+		if strings.HasPrefix(where, scheme+":") {
+			return "", invalid("open repository", where, "use a folder; a folder with that name is written local:"+where,
+				fmt.Errorf("this version has no storage of the kind %s", scheme))
+		}
+	}
+	return where, nil
+}
+
+// repoOptions returns how the flags and the environment want a repository used.
+func (a *app) repoOptions(p place) (o repo.Options, err error) {
+	g := &a.flags
+	o = repo.Options{KeyHint: p.keyHint, KeyCost: a.scrypt, Warn: func(err error) { a.warn("", err) }}
+	if o.KeyHint == "" {
+		o.KeyHint = a.getenv(envPrefix + p.prefix + "KEY_HINT")
+	}
+	word := g.compression
+	if word == "" {
+		word = a.getenv(envPrefix + "COMPRESSION")
+	}
+	switch o.Compression = repo.Compression(word); o.Compression {
+	case "", repo.CompressAuto, repo.CompressOff, repo.CompressFastest, repo.CompressBetter, repo.CompressMax:
+	default:
+		return o, invalid("read compression", strconv.Quote(word), "use auto, off, fastest, better or max", nil)
+	}
+	mib := uint64(g.packSize)
+	if text := a.getenv(envPrefix + "PACK_SIZE"); mib == 0 && text != "" {
+		if mib, err = strconv.ParseUint(text, 10, 32); err != nil {
+			return o, invalid("read KASSETT_PACK_SIZE", strconv.Quote(text), "give a number of MiB, from 4 to 128", err)
+		}
+	}
+	if mib != 0 && (mib < 4 || mib > 128) {
+		return o, invalid("read pack size", fmt.Sprintf("%d MiB", mib), "give a number of MiB, from 4 to 128", nil)
+	}
+	o.PackSize = int(mib) << 20
+	o.CacheDir = a.cache()
+	return o, nil
+}
+
+// cache returns the folder of the cache, "" for none.
+func (a *app) cache() string {
+	if a.flags.noCache {
+		return ""
+	}
+	if a.flags.cacheDir != "" {
+		return a.flags.cacheDir
+	}
+	if dir := a.getenv(envPrefix + "CACHE_DIR"); dir != "" {
+		return dir
+	}
+	dir, err := os.UserCacheDir()
+	if err != nil { // a service without a home works without a cache
+		return ""
+	}
+	return filepath.Join(dir, "kassett")
+}
+
+// loadIndex brings the table of blobs up to date, with progress.
+func (a *app) loadIndex(ctx context.Context, r *repo.Repository) error {
+	p := new(kassett.Progress)
+	p.Enter("read index")
+	stop := a.watch(p)
+	defer stop()
+	return r.LoadIndex(ctx, p)
+}
