@@ -128,13 +128,18 @@ func (s *Storage) create(name string) (tempFile, error) {
 	return s.fs.CreateTemp(dir, prefix)
 }
 
-// checkThere returns an error when the repository is gone altogether.
+// checkThere returns an error when the repository is gone altogether: neither
+// its config is there nor, as after [Create], its first folder.
 func (s *Storage) checkThere() error {
-	if _, err := os.Stat(filepath.Join(s.root, configName)); err != nil {
-		return &kassett.Error{Op: "find repository", What: s.root, Kind: kassett.NotFound, Err: err,
-			Hint: "the folder was there before: check that the disk is still mounted"}
+	_, err := os.Stat(filepath.Join(s.root, configName))
+	if err == nil {
+		return nil
 	}
-	return nil
+	if _, err := os.Stat(filepath.Join(s.root, kassett.PackFile.String())); err == nil {
+		return nil
+	}
+	return &kassett.Error{Op: "find repository", What: s.root, Kind: kassett.NotFound, Err: err,
+		Hint: "the folder was there before: check that the disk is still mounted"}
 }
 
 // fill writes body, checks it, and makes it durable. It closes temp.
