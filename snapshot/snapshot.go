@@ -250,11 +250,11 @@ func Find(ctx context.Context, r *repo.Repository, f Filter, spec string) (s *Sn
 	}
 }
 
-// Select returns the snapshots that specs name, each once and in the order of
+// FindAll returns the snapshots that specs name, each once and in the order of
 // specs, or those that f chooses when there are no specs. A spec with a folder
 // is an [kassett.Invalid] error. As with [List], what could not be read is
 // named in the error and the rest is returned.
-func Select(ctx context.Context, r *repo.Repository, f Filter, specs []string) ([]*Snapshot, error) {
+func FindAll(ctx context.Context, r *repo.Repository, f Filter, specs []string) ([]*Snapshot, error) {
 	if len(specs) == 0 {
 		return List(ctx, r, f)
 	}
