@@ -64,7 +64,8 @@ type Repository struct {
 	storage kassett.Storage
 	options Options
 	key     *sealKey // the master key
-	zip     unpackedZip
+	codec   codec
+	table   table // of known blobs
 
 	mu     sync.RWMutex // guards what follows
 	config Config       // changes when migrated
@@ -164,7 +165,7 @@ func newRepository(st kassett.Storage, o Options, cfg Config, master *sealKey, i
 // Close gives back what the repository holds on this machine. The storage is
 // closed by whoever opened it.
 func (r *Repository) Close() error {
-	r.zip.close()
+	r.codec.close()
 	return nil
 }
 

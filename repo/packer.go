@@ -1,0 +1,218 @@
+package repo
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"sync/atomic"
+
+	"kassett"
+)
+
+// maxSenders bounds the packs that are sent at once, and with them the memory.
+const maxSenders = 8
+
+// maxPackBlobs bounds the blobs of one pack, so that its entry fits into one
+// index file of usual size.
+const maxPackBlobs = indexBlobs / 2
+
+// maxBlobPlain is the longest plaintext of a blob, in bytes: a sealed blob and
+// its pack stay below the 4 GiB that the format can say.
+const maxBlobPlain = maxPlain
+
+// openPack is a pack being filled in memory.
+type openPack struct {
+	buf    []byte // all of it; blobs fill it from the front
+	used   int    // bytes, guarded by the slot's mutex as is blobs
+	blobs  []Blob
+	header int  // bytes of entries
+	own    bool // buf is not from the writer's memory
+	// users are the goroutines that seal into buf, and the slot. Whoever
+	// takes it to 0 sends the pack.
+	users atomic.Int32
+}
+
+// room is a place in a pack for one sealed blob.
+type room struct {
+	pack   *openPack
+	sealed []byte // as long as the blob
+}
+
+// fits reports whether one more blob leaves the pack within its buffer.
+func (p *openPack) fits(b Blob) bool {
+	return p.used+int(b.Length)+p.header+entrySize(b)+packOverhead <= len(p.buf) && len(p.blobs) < maxPackBlobs
+}
+
+// reserve finds room for a sealed blob. The caller fills it, then calls release.
+func (w *Writer) reserve(ctx context.Context, b Blob) (room, error) {
+	s := w.slotFor(b.Type)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pack != nil && !s.pack.fits(b) {
+		w.release(s.pack)
+		s.pack = nil
+	}
+	p := s.pack
+	if p == nil {
+		var err error
+		if p, err = w.newPack(ctx, int(b.Length)+entrySize(b)+packOverhead); err != nil {
+			return room{}, err
+		}
+		s.pack = p
+	}
+	b.Offset = uint32(p.used)
+	p.blobs = append(p.blobs, b)
+	p.used += int(b.Length)
+	p.header += entrySize(b)
+	p.users.Add(1)
+	return room{p, p.buf[b.Offset:p.used:p.used]}, nil
+}
+
+// newPack opens a pack of at least the given length. It waits for memory.
+func (w *Writer) newPack(ctx context.Context, least int) (*openPack, error) {
+	size := w.packSize()
+	p := &openPack{blobs: make([]Blob, 0, 64)}
+	select {
+	case p.buf = <-w.memory:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	case <-w.ctx.Done():
+		return nil, context.Cause(w.ctx)
+	}
+	switch {
+	case least > size:
+		w.memory <- p.buf // a long blob has a pack and memory of its own
+		p.buf, p.own = make([]byte, least), true
+	case p.buf == nil:
+		p.buf = make([]byte, size)
+	}
+	p.users.Store(1)
+	w.mu.Lock()
+	w.inFlight++
+	w.mu.Unlock()
+	return p, nil
+}
+
+func (w *Writer) packSize() int {
+	if n := w.r.options.PackSize; n > 0 {
+		return n
+	}
+	return defaultPackSize
+}
+
+// release ends one use of a pack. The last one sends it.
+func (w *Writer) release(p *openPack) {
+	if p.users.Add(-1) == 0 {
+		go w.send(p)
+	}
+}
+
+// closePacks takes the open packs out of their slots.
+func (w *Writer) closePacks() {
+	for i := range w.slots {
+		s := &w.slots[i]
+		s.mu.Lock()
+		if s.pack != nil {
+			w.release(s.pack)
+			s.pack = nil
+		}
+		s.mu.Unlock()
+	}
+}
+
+// send finishes a pack, stores it, and puts it into the index. It runs in a
+// goroutine of its own, which Flush and Abort wait for.
+func (w *Writer) send(p *openPack) {
+	defer func() {
+		if !p.own {
+			w.memory <- p.buf
+		}
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.inFlight--; w.inFlight == 0 {
+			w.idle.Broadcast()
+		}
+	}()
+	select {
+	case w.senders <- struct{}{}:
+		defer func() { <-w.senders }()
+	case <-w.ctx.Done():
+		return
+	}
+	if w.ctx.Err() != nil {
+		return
+	}
+	id, err := w.put(p)
+	if err != nil {
+		w.fail(err)
+		return
+	}
+	if err := w.addToIndex(indexedPack{id, p.blobs}); err != nil {
+		w.fail(err)
+	}
+}
+
+// put seals the header, names the pack and stores it.
+func (w *Writer) put(p *openPack) (kassett.ID, error) {
+	header := appendHeader(make([]byte, 0, p.header), p.blobs)
+	sealed := w.r.key.seal(p.buf[p.used:p.used:len(p.buf)], header)
+	back, err := w.r.key.open(header[:0], sealed)
+	if err == nil {
+		var blobs []Blob
+		if blobs, err = decodeHeader(back, int64(p.used)); err == nil && !slices.Equal(blobs, p.blobs) {
+			err = errNotSame
+		}
+	}
+	if err != nil {
+		return kassett.ID{}, &kassett.Error{
+			Op: "verify what was sealed", What: "header of a pack", Kind: kassett.Corrupt, Err: err,
+			Hint: "this machine's memory or processor makes errors; test it before it backs up again",
+		}
+	}
+	end := p.used + len(sealed)
+	binary.LittleEndian.PutUint32(p.buf[end:], uint32(len(sealed)))
+	whole := p.buf[:end+packFooter]
+	h := kassett.Handle{Kind: kassett.PackFile, ID: kassett.Hash(whole)}
+	if err := w.r.put(w.ctx, h, kassett.BytesBody(whole, h.ID)); err != nil {
+		return kassett.ID{}, err
+	}
+	w.progress.Stored(int64(len(whole)))
+	return h.ID, nil
+}
+
+// addToIndex notes a durable pack, and writes an index file when it is time.
+func (w *Writer) addToIndex(p indexedPack) error {
+	w.mu.Lock()
+	var full indexBuilder
+	if w.index.full(len(p.blobs)) {
+		full, w.index = w.index, indexBuilder{}
+	}
+	w.index.add(p)
+	w.mu.Unlock()
+	return w.saveIndex(w.ctx, full)
+}
+
+// writeIndex writes the index file of what is durable and in none yet.
+func (w *Writer) writeIndex(ctx context.Context) error {
+	w.mu.Lock()
+	var rest indexBuilder
+	rest, w.index = w.index, indexBuilder{}
+	w.mu.Unlock()
+	return w.saveIndex(ctx, rest)
+}
+
+func (w *Writer) saveIndex(ctx context.Context, b indexBuilder) error {
+	if len(b.packs) == 0 {
+		return nil
+	}
+	id, err := w.r.SaveUnpacked(ctx, kassett.IndexFile, b.bytes())
+	if err != nil {
+		return fmt.Errorf("write index: %w", err)
+	}
+	w.r.table.add(id, b.packs)
+	for _, p := range b.packs {
+		w.claimed.remove(p.blobs)
+	}
+	return nil
+}
