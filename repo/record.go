@@ -1,9 +1,16 @@
 package repo
 
 import (
-	"context"
+	"bytes"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"kassett"
 )
@@ -14,7 +21,7 @@ type RecordKind string
 // The kinds of record.
 const (
 	// FloorRecord: nothing of its subject is forgotten before it has the
-	// age Keep, or before the day Until.
+	// age Keep, nor before Until.
 	FloorRecord RecordKind = "floor"
 	// HoldRecord: its subject is not forgotten until Until; for ever when
 	// that is zero.
@@ -26,8 +33,8 @@ const (
 	RetireRecord RecordKind = "retire"
 )
 
-// Subject says which snapshots a record is about. Exactly one of Snapshot, All
-// and the rest is given.
+// Subject says which snapshots a record is about. Either Snapshot is given, or
+// All, or at least one of Host, Paths and Tags.
 type Subject struct {
 	// Snapshot is one snapshot, and whatever it is rewritten to: it matches
 	// a snapshot's ID and its original.
@@ -42,30 +49,221 @@ type Subject struct {
 	Tags  []string `json:"tags,omitempty"`
 }
 
+// source reports whether s describes a source.
+func (s Subject) source() bool { return s.Host != "" || len(s.Paths) > 0 || len(s.Tags) > 0 }
+
+// given returns in how many of the three ways s says what it is about.
+func (s Subject) given() (n int) {
+	for _, is := range []bool{!s.Snapshot.IsZero(), s.All, s.source()} {
+		if is {
+			n++
+		}
+	}
+	return n
+}
+
 // Record is a signed statement beside a repository about what may be forgotten.
+// It is never changed; another record lifts it.
 type Record struct {
 	ID      kassett.ID `json:"-"` // SHA-256 of the stored file
 	Kind    RecordKind `json:"kind"`
-	Created time.Time  `json:"created"`
+	Created time.Time  `json:"created"` // by the clock of its maker
 	Subject Subject    `json:"subject,omitzero"`
-	Keep    Age        `json:"keep,omitzero"`  // of a floor: for how long after a snapshot's time
+	Keep    Age        `json:"keep,omitzero"`  // of a floor
 	Until   time.Time  `json:"until,omitzero"` // of a floor or hold
-	Lifts   kassett.ID `json:"lifts,omitzero"` // of a lift: the record
+	Lifts   kassett.ID `json:"lifts,omitzero"` // of a lift: the record's ID
 	Reason  string     `json:"reason"`
 	By      []string   `json:"by"` // names of persons; a lift needs two
 }
 
-// Age is a span of the calendar. Years and months are those of the calendar,
-// not of so many days. Its text is restic's: "10y6m3d2h".
-type Age struct{ Years, Months, Days, Hours int }
+// recordFormat is the first thing in a record. It also keeps the signature from
+// being taken for one of something else.
+const recordFormat = "record/1"
 
-// AddRecord signs and stores a record and returns its ID.
-func (r *Repository) AddRecord(ctx context.Context, rec Record) (kassett.ID, error) {
-	return kassett.ID{}, errors.ErrUnsupported
+// Bounds of a stored record.
+const (
+	maxRecord = 64 << 10 // bytes
+	maxNames  = 16       // persons
+)
+
+// recordPayload is what is signed. A record file is two lines:
+//
+//	┌──────────────────────────────────────────────────────────┐
+//	│ {"kassett":"record/1","repository":…,"kind":…,…,"nonce":…}⏎ │  signed, with its line end
+//	│ {"ed25519":"public key","signature":"…"}⏎                  │
+//	└──────────────────────────────────────────────────────────┘
+type recordPayload struct {
+	Format     string `json:"kassett"`
+	Repository string `json:"repository"` // the ID of its config
+	Record
+	// After names the records that were there and that no other named, so
+	// that the removal of a record shows in those that came after it.
+	After []kassett.ID `json:"after,omitempty"`
+	Nonce string       `json:"nonce"` // two equal statements are two records
 }
 
-// Records returns the records that stand: verified, oldest first, without lifts
-// and what they lifted.
-func (r *Repository) Records(ctx context.Context) ([]Record, error) {
-	return nil, nil
+// recordSeal is the second line of a record file.
+type recordSeal struct {
+	Signer    []byte `json:"ed25519"` // public key
+	Signature []byte `json:"signature"`
+}
+
+// check reports what is wrong with a record by itself.
+func (rec *Record) check() error {
+	if rec.Created.IsZero() {
+		return errors.New("it has no time")
+	}
+	if strings.TrimSpace(rec.Reason) == "" {
+		return errors.New("it gives no reason")
+	}
+	names := make(map[string]bool)
+	for _, name := range rec.By {
+		if name = strings.ToLower(strings.Join(strings.Fields(name), " ")); name == "" {
+			return errors.New("a name is empty")
+		}
+		names[name] = true
+	}
+	if len(names) == 0 || len(rec.By) > maxNames {
+		return fmt.Errorf("it has the names of %d persons, want 1 to %d", len(rec.By), maxNames)
+	}
+	if min(rec.Keep.Years, rec.Keep.Months, rec.Keep.Days, rec.Keep.Hours) < 0 {
+		return errors.New("an age is negative")
+	}
+	for _, s := range append(append([]string{rec.Reason, rec.Subject.Host}, rec.Subject.Paths...), append(rec.By, rec.Subject.Tags...)...) {
+		if !utf8.ValidString(s) {
+			return fmt.Errorf("%.40q is not UTF-8", s)
+		}
+	}
+	return rec.checkKind(len(names))
+}
+
+func (rec *Record) checkKind(persons int) error {
+	subject, keep, until, lifts := rec.Subject.given(), rec.Keep != Age{}, !rec.Until.IsZero(), !rec.Lifts.IsZero()
+	if rec.Kind != LiftRecord {
+		if subject != 1 {
+			return errors.New("its subject must be one of: a snapshot, a source, the whole repository")
+		}
+		if lifts {
+			return fmt.Errorf("a %s lifts nothing", rec.Kind)
+		}
+	}
+	switch rec.Kind {
+	case FloorRecord:
+		if !keep && !until {
+			return errors.New("a floor needs an age or a date")
+		}
+	case HoldRecord:
+		if keep {
+			return errors.New("a hold has a date or none, but no age")
+		}
+	case RetireRecord:
+		if !rec.Subject.source() || keep || until {
+			return errors.New("only a source is retired, and without age or date")
+		}
+	case LiftRecord:
+		if subject != 0 || keep || until || !lifts {
+			return errors.New("a lift names a record and nothing else")
+		}
+		if persons < 2 {
+			return errors.New("a lift needs the names of two persons")
+		}
+	default:
+		return fmt.Errorf("%.20q is no kind of record", rec.Kind)
+	}
+	return nil
+}
+
+// recordSigner signs and verifies the records of one repository.
+type recordSigner struct {
+	repository string
+	key        ed25519.PrivateKey
+}
+
+// signer derives the signing key. Whoever can open the repository can sign; who
+// cannot verifies with the public key in records/signer.
+func (r *Repository) signer() recordSigner {
+	id := r.Config().ID
+	return recordSigner{id, ed25519.NewKeyFromSeed(r.key.subkey("kassett "+recordFormat+" ed25519", []byte(id)))}
+}
+
+func (s recordSigner) public() ed25519.PublicKey { return s.key.Public().(ed25519.PublicKey) }
+
+// encode returns the bytes of a record file.
+func (s recordSigner) encode(rec Record, after []kassett.ID) ([]byte, error) {
+	var nonce [16]byte
+	_, _ = rand.Read(nonce[:]) // never fails: it ends the program instead
+	p := recordPayload{
+		Format: recordFormat, Repository: s.repository, Record: rec,
+		After: after, Nonce: fmt.Sprintf("%x", nonce),
+	}
+	line, err := json.Marshal(&p)
+	if err != nil {
+		return nil, err
+	}
+	line = append(line, '\n')
+	seal, err := json.Marshal(recordSeal{Signer: s.public(), Signature: ed25519.Sign(s.key, line)})
+	if err != nil {
+		return nil, err
+	}
+	return append(append(line, seal...), '\n'), nil
+}
+
+// decode reads and verifies the bytes of a record file. An error that is not
+// [kassett.Invalid] means that they are not what was signed here.
+func (s recordSigner) decode(file []byte) (*recordPayload, error) {
+	if len(file) > maxRecord {
+		return nil, fmt.Errorf("it has more than %d bytes", maxRecord)
+	}
+	end := bytes.IndexByte(file, '\n') + 1
+	if end == 0 || end == len(file) || file[len(file)-1] != '\n' {
+		return nil, errors.New("it is cut short")
+	}
+	var seal recordSeal
+	if err := decodeStrict(file[end:], &seal); err != nil {
+		return nil, fmt.Errorf("signature: %w", err)
+	}
+	if !bytes.Equal(seal.Signer, s.public()) {
+		return nil, errors.New("it is signed with the key of another repository")
+	}
+	if !ed25519.Verify(s.public(), file[:end], seal.Signature) {
+		return nil, errors.New("its signature does not fit")
+	}
+	// From here on the file is what someone with the key wrote.
+	var head struct {
+		Format string `json:"kassett"`
+	}
+	if err := json.Unmarshal(file[:end], &head); err != nil {
+		return nil, err
+	}
+	if head.Format != recordFormat {
+		return nil, &kassett.Error{
+			Kind: kassett.Invalid, Err: fmt.Errorf("its format is %.20q, only %s is known", head.Format, recordFormat),
+			Hint: "use a newer Kassett",
+		}
+	}
+	p := &recordPayload{}
+	if err := decodeStrict(file[:end], p); err != nil {
+		return nil, err
+	}
+	if p.Repository != s.repository {
+		return nil, fmt.Errorf("it is of the repository %.64q", p.Repository)
+	}
+	if err := p.check(); err != nil {
+		return nil, err
+	}
+	p.ID = kassett.Hash(file)
+	return p, nil
+}
+
+// decodeStrict reads one JSON value without unknown fields and nothing after it.
+func decodeStrict(b []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("there is more after it")
+	}
+	return nil
 }
