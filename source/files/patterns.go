@@ -23,13 +23,13 @@ type Patterns struct {
 }
 
 type pattern struct {
-	parts  []part
+	parts  []piece
 	rooted bool // the first part is the root
 	negate bool
 	deep   []int // where the parts "**" are
 }
 
-type part struct {
+type piece struct {
 	text string
 	how  howMatch
 }
@@ -112,9 +112,9 @@ func parsePattern(text string, fold bool) (pattern, error) {
 		case strings.ContainsAny(name, special):
 			how = matchGlob
 		}
-		p.parts = append(p.parts, part{name, how})
+		p.parts = append(p.parts, piece{name, how})
 	}
-	p.rooted = p.parts[0] == part{"/", matchEqual}
+	p.rooted = p.parts[0] == piece{"/", matchEqual}
 	return p, nil
 }
 
@@ -195,24 +195,24 @@ func (p *pattern) matchAt(names []string, at int) bool {
 		if i+1 < len(p.deep) {
 			next = p.deep[i+1]
 		}
-		piece := p.parts[deep+1 : next]
+		parts := p.parts[deep+1 : next]
 		fixed := deep - i                              // names that the parts before take
 		limit := len(names) - (len(p.parts) - (i + 1)) // of names that "**" may take so far
 		for ; ; at++ {
 			if at-start-fixed > limit || at > len(names) {
 				return false
 			}
-			if matchAll(piece, names, at) {
+			if matchAll(parts, names, at) {
 				break
 			}
 		}
-		at += len(piece)
+		at += len(parts)
 	}
 	return true
 }
 
 // matchAll reports whether each part matches the name at its place.
-func matchAll(parts []part, names []string, at int) bool {
+func matchAll(parts []piece, names []string, at int) bool {
 	if at+len(parts) > len(names) {
 		return false
 	}
@@ -224,7 +224,7 @@ func matchAll(parts []part, names []string, at int) bool {
 	return true
 }
 
-func (p part) match(name string) bool {
+func (p piece) match(name string) bool {
 	switch p.how {
 	case matchEqual:
 		return p.text == name

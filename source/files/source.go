@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 
 	"kassett"
 )
@@ -240,8 +239,10 @@ func (s *Source) Fill(ctx context.Context, path string, e *kassett.Entry) error 
 	return nil
 }
 
-// Open implements [kassett.Source]. It refuses what is no longer the regular
-// file that e describes, and never waits for a pipe.
+// Open implements [kassett.Source]. When the file has changed since e was listed
+// or was replaced by another, e is brought up to date, so that metadata and
+// content belong together. What is no longer a regular file is an error, and a
+// pipe is never waited for.
 func (s *Source) Open(ctx context.Context, path string, e *kassett.Entry) (kassett.Content, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -262,6 +263,9 @@ func (s *Source) Open(ctx context.Context, path string, e *kassett.Entry) (kasse
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", at.abs(), err)
 	}
+	cut := e.Cut // may have been decided otherwise
+	s.dress(e)
+	e.Cut = cut
 	return c, nil
 }
 
@@ -304,22 +308,4 @@ func (s *Source) openFolder(path string) (folder, error) {
 func split(path string) (dir, name string) {
 	i := strings.LastIndexByte(path, '/')
 	return path[:max(i, 0)], path[i+1:]
-}
-
-// owners remembers the names of users and groups: asking the system reads and
-// parses whole files.
-type owners struct {
-	users, groups sync.Map // uint32 → string
-}
-
-func (o *owners) user(id uint32) string  { return remember(&o.users, id, userName) }
-func (o *owners) group(id uint32) string { return remember(&o.groups, id, groupName) }
-
-func remember(m *sync.Map, id uint32, ask func(uint32) string) string {
-	if v, ok := m.Load(id); ok {
-		return v.(string) //nolint:forcetypeassert // only strings are stored
-	}
-	name := ask(id)
-	m.Store(id, name)
-	return name
 }

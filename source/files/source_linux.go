@@ -8,10 +8,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"os/user"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -20,24 +18,28 @@ import (
 	"kassett"
 )
 
-// folder is an open folder.
-type folder struct{ fd int }
+// folder is an open folder. Its descriptor (O_PATH) only names it: that takes no
+// permission to read, and less work.
+type folder struct {
+	fd       int
+	inherits bool // a Target's: new files in it get a group or an access list from it
+}
 
 // openFolder opens the folder at a path of the system, following links.
 func openFolder(path string) (folder, error) {
 	fd, err := retry(func() (int, error) {
-		return unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		return unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	})
 	if err != nil {
 		return folder{}, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
-	return folder{fd}, nil
+	return folder{fd: fd}, nil
 }
 
 // child opens the folder name in f. A symbolic link is an error.
 func (f folder) child(name string) (folder, error) {
-	fd, err := f.openat(name, unix.O_RDONLY|unix.O_DIRECTORY)
-	return folder{fd}, err
+	fd, err := f.openat(name, unix.O_PATH|unix.O_DIRECTORY)
+	return folder{fd: fd}, err
 }
 
 func (f folder) openat(name string, flags int) (int, error) {
@@ -113,7 +115,7 @@ type dirent struct {
 	inode uint64
 }
 
-// names reads the names in f. All of one buffer share one string, so that a
+// names reads the names in f, in the order of the system. All of one buffer share one string, so that a
 // folder of a million files does not make a million small objects.
 func (f folder) names() ([]dirent, error) {
 	dup, err := f.openat(".", unix.O_RDONLY|unix.O_DIRECTORY) // its own reading position
@@ -209,20 +211,6 @@ func describe(e *kassett.Entry, st *unix.Stat_t) {
 }
 
 func goTime(t unix.Timespec) time.Time { return time.Unix(t.Unix()) }
-
-func userName(id uint32) string {
-	if u, err := user.LookupId(strconv.FormatUint(uint64(id), 10)); err == nil {
-		return u.Username
-	}
-	return ""
-}
-
-func groupName(id uint32) string {
-	if g, err := user.LookupGroupId(strconv.FormatUint(uint64(id), 10)); err == nil {
-		return g.Name
-	}
-	return ""
-}
 
 // head reads the first n bytes of a small file.
 func (f folder) head(name string, n int) ([]byte, error) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -100,26 +101,33 @@ func whole(buf []byte, read func(buf []byte) (int, error)) ([]byte, error) {
 // maxXattr is more than Linux keeps under one name, or as one list of names.
 const maxXattr = 64 << 10
 
-// restore makes x hold what want says and nothing else.
-func (x xattrs) restore(want []kassett.Xattr) error {
+// restore makes x hold what want says and nothing else, as far as only allows.
+// Who is not root may set few attributes but their own; the others are passed
+// over, as owners are.
+func (x xattrs) restore(want []kassett.Xattr, only func(name string) bool) error {
 	var errs []error
+	check := func(op, name string, err error) {
+		if err == nil || hasNone(err) && op == "remove" {
+			return
+		}
+		if errors.Is(err, fs.ErrPermission) && unix.Geteuid() != 0 && !strings.HasPrefix(name, "user.") {
+			return
+		}
+		errs = append(errs, fmt.Errorf("%s extended attribute %s: %w", op, name, err))
+	}
 	had, err := x.names()
 	if err != nil {
 		errs = append(errs, fmt.Errorf("list extended attributes: %w", err))
 	}
-	wanted := make(map[string]bool, len(want))
 	for _, a := range want {
-		wanted[a.Name] = true
-		if err := x.set(a.Name, a.Value); err != nil {
-			errs = append(errs, fmt.Errorf("set extended attribute %s: %w", a.Name, err))
+		if only == nil || only(a.Name) {
+			check("set", a.Name, x.set(a.Name, a.Value))
 		}
+		had = slices.DeleteFunc(had, func(name string) bool { return name == a.Name })
 	}
 	for _, name := range had {
-		if wanted[name] {
-			continue
-		}
-		if err := x.remove(name); err != nil && !hasNone(err) && !errors.Is(err, fs.ErrPermission) {
-			errs = append(errs, fmt.Errorf("remove extended attribute %s: %w", name, err))
+		if (only == nil || only(name)) && name != "security.selinux" {
+			check("remove", name, x.remove(name))
 		}
 	}
 	return errors.Join(errs...)
