@@ -2,10 +2,34 @@ package repo
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"sync"
 	"time"
 
 	"kassett"
+)
+
+// The times of restic's locks. All writers of a repository must have the same.
+const (
+	lockRefresh = 5 * time.Minute                 // a holder writes its lock anew
+	lockAbort   = 22*time.Minute + 30*time.Second // a holder that could not, stops
+	lockStale   = 30 * time.Minute                // others may take the holder for dead
+	lockSettle  = 200 * time.Millisecond          // between writing a lock and looking for others
+)
+
+// Times of our own.
+const (
+	lockPoll       = time.Second     // how often a holder looks at the clock: timers stand still while a machine sleeps
+	lockAgain      = time.Minute     // between attempts to refresh, and the longest that one takes
+	lockCleanup    = time.Minute     // the longest that giving back takes
+	lockRetryFirst = 5 * time.Second // between attempts to lock, doubling
+	lockRetryMost  = time.Minute
+	lockReads      = 4 // attempts to read a lock that cannot be read
 )
 
 // LockMode is how a repository is locked.
@@ -28,36 +52,317 @@ type LockOptions struct {
 	NoLock bool
 }
 
-// LockInfo describes a lock file.
-type LockInfo struct {
-	ID         kassett.ID
-	Time       time.Time // last refreshed
-	Exclusive  bool
-	Host, User string
-	PID        int
-	UID, GID   uint32
-	Stale      bool // by the rule of docs/formats/repository.md: its maker is gone
+// Lock is a lock that is held. A goroutine of its own refreshes it.
+type Lock struct {
+	repo     *Repository
+	values   context.Context //nolint:containedctx // only its values are used, for giving back
+	cancel   context.CancelCauseFunc
+	unshield func()
+	done     chan struct{} // closed when the keeper has ended; what follows is the keeper's until then
+
+	file lockFile
+	id   kassett.ID
+	rest []kassett.ID // own lock files that could not be removed, or may not exist
+	lost error
+
+	once sync.Once
+	err  error
 }
 
-// Lock is a lock that is held.
-type Lock struct{ cancel context.CancelFunc }
-
-// Lock locks the repository. The returned context ends when the lock is given
-// back or lost; everything done under the lock uses it.
+// Lock locks the repository against stock restic and other Kassetts. The
+// returned context ends when the lock is given back, and with a cause of kind
+// [kassett.Locked] when it is lost: everything done under the lock uses it. If
+// someone else holds the repository the error is [kassett.Locked] and says who.
 func (r *Repository) Lock(ctx context.Context, mode LockMode, o LockOptions) (*Lock, context.Context, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	return &Lock{cancel}, ctx, nil
+	l := &Lock{repo: r, values: ctx, done: make(chan struct{}), unshield: func() {}}
+	if o.NoLock {
+		close(l.done)
+		held, cancel := context.WithCancelCause(ctx)
+		l.cancel = cancel
+		return l, held, nil
+	}
+	deadline := time.Now().Add(o.Retry)
+	for wait := lockRetryFirst; ; wait = min(2*wait, lockRetryMost) {
+		err := l.acquire(ctx, mode)
+		if err == nil {
+			break
+		}
+		left := time.Until(deadline)
+		if kassett.KindOf(err) != kassett.Locked || left <= 0 {
+			return nil, ctx, err
+		}
+		if wait == lockRetryFirst {
+			r.warn(err)
+		}
+		// Two that met must not meet again and again.
+		if err := sleep(ctx, min(left, wait+rand.N(wait/4))); err != nil {
+			return nil, ctx, err
+		}
+	}
+	held, cancel := context.WithCancelCause(ctx)
+	l.cancel = cancel
+	go l.keep(held)
+	return l, held, nil
 }
 
-// Unlock gives the lock back.
-func (l *Lock) Unlock() error { l.cancel(); return nil }
-
-// Locks returns the locks there are.
-func (r *Repository) Locks(ctx context.Context) ([]LockInfo, error) {
-	return nil, errors.ErrUnsupported
+// acquire looks for other locks, writes one, waits, and looks again. Whoever
+// comes at the same moment sees ours, or we see theirs.
+func (l *Lock) acquire(ctx context.Context, mode LockMode) error {
+	l.file = newLockFile(mode)
+	if err := l.repo.conflict(ctx, l.file.Exclusive, kassett.ID{}); err != nil {
+		return err
+	}
+	// A stock restic that asks whether we live sends SIGHUP.
+	unshield := shield()
+	id, err := l.write(ctx)
+	if err == nil {
+		if err = sleep(ctx, lockSettle); err == nil {
+			err = l.repo.conflict(ctx, l.file.Exclusive, id)
+		}
+	}
+	if err != nil {
+		unshield()
+		l.rest = append(l.rest, id)
+		return errors.Join(err, l.giveBack())
+	}
+	l.id, l.unshield = id, unshield
+	return nil
 }
 
-// RemoveLocks removes the stale locks, or all.
-func (r *Repository) RemoveLocks(ctx context.Context, all bool) (removed int, err error) {
-	return 0, errors.ErrUnsupported
+// write stores a lock file with the present time. The ID is valid even beside
+// an error: the file may have been stored all the same.
+func (l *Lock) write(ctx context.Context) (kassett.ID, error) {
+	l.file.Time = time.Now()
+	plain, err := json.Marshal(&l.file)
+	if err != nil {
+		return kassett.ID{}, err
+	}
+	sealed, err := l.repo.sealUnpacked(kassett.LockFile, plain)
+	if err != nil {
+		return kassett.ID{}, fmt.Errorf("seal lock: %w", err)
+	}
+	h := kassett.Handle{Kind: kassett.LockFile, ID: kassett.Hash(sealed)}
+	err = l.repo.storage.Put(ctx, h, kassett.BytesBody(sealed, h.ID))
+	if kassett.KindOf(err) == kassett.Denied {
+		err = &kassett.Error{
+			Op: "write lock", Kind: kassett.Denied, Err: err,
+			Hint: "to read from storage that cannot be written, use --no-lock",
+		}
+	}
+	return h.ID, err
+}
+
+// keep refreshes the lock until ctx ends or the lock is lost.
+func (l *Lock) keep(ctx context.Context) {
+	defer close(l.done)
+	tick := time.NewTicker(lockPoll)
+	defer tick.Stop()
+	fresh, due := time.Now(), lockRefresh
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		now := time.Now()
+		age := apart(fresh, now)
+		if age < due {
+			continue
+		}
+		if age >= lockAbort {
+			if !l.rescue(ctx) {
+				return
+			}
+		} else if err := l.refresh(ctx, 0); err != nil {
+			if ctx.Err() != nil || l.lost != nil {
+				return
+			}
+			l.repo.warn(fmt.Errorf("refresh lock (tried again in a minute): %w", err))
+			due = min(age+lockAgain, lockAbort)
+			continue
+		}
+		fresh, due = now, lockRefresh
+	}
+}
+
+// apart returns how much time has passed, by the clock that says more: the
+// monotonic one stands still in standby, the one on the wall is set. A wall
+// clock that was set back counts too: to others our lock is then from the
+// future, or was from the past.
+func apart(a, b time.Time) time.Duration {
+	return max(b.Sub(a), b.Round(0).Sub(a.Round(0)).Abs())
+}
+
+// rescue is for a lock that others may have taken for stale: nothing is written
+// to the repository until it is sure that it still stands. It reports whether
+// it does.
+func (l *Lock) rescue(ctx context.Context) bool {
+	l.repo.gate.Lock()
+	defer l.repo.gate.Unlock()
+	err := l.refresh(ctx, lockSettle)
+	if err == nil || ctx.Err() != nil {
+		return err == nil
+	}
+	l.lose(fmt.Errorf("it could not be refreshed in time: %w", err))
+	return false
+}
+
+// lose ends the work under the lock.
+func (l *Lock) lose(err error) {
+	if l.lost != nil {
+		return
+	}
+	l.lost = lostLock(err)
+	l.cancel(l.lost)
+}
+
+func lostLock(err error) error {
+	return &kassett.Error{
+		Op: "hold lock", Kind: kassett.Locked, Err: err,
+		Hint: "see that the storage can be reached and that nobody runs `unlock --remove-all` meanwhile; then run the command again",
+	}
+}
+
+var errLockRemoved = errors.New("someone removed our lock")
+
+// refresh writes the lock anew and then removes the old file. A lock that is
+// gone is lost: whoever removed it takes the repository for free. With settle,
+// that is asked once more after the new file is there.
+func (l *Lock) refresh(ctx context.Context, settle time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, lockAgain)
+	defer cancel()
+	old := l.id
+	if err := l.standing(ctx, old); err != nil {
+		return err
+	}
+	id, err := l.write(ctx)
+	if err == nil && settle > 0 {
+		if err = sleep(ctx, settle); err == nil {
+			err = l.standing(ctx, old)
+		}
+	}
+	if err != nil {
+		l.rest = append(l.rest, id)
+		return err
+	}
+	l.id, l.rest = id, append(l.rest, old)
+	if err := l.removeRest(ctx); err != nil && ctx.Err() == nil {
+		l.repo.warn(fmt.Errorf("remove old lock: %w", err))
+	}
+	return nil
+}
+
+// standing reports why our lock file does not stand; if it is gone the lock is
+// lost.
+func (l *Lock) standing(ctx context.Context, id kassett.ID) error {
+	_, err := l.repo.storage.Stat(ctx, kassett.Handle{Kind: kassett.LockFile, ID: id})
+	if kassett.KindOf(err) == kassett.NotFound {
+		err = errLockRemoved
+		l.lose(err)
+	}
+	return err
+}
+
+// removeRest removes lock files of our own that are no longer needed. Those
+// that could not be removed are kept for the next time.
+func (l *Lock) removeRest(ctx context.Context) error {
+	var errs []error
+	l.rest = slices.DeleteFunc(l.rest, func(id kassett.ID) bool {
+		if id.IsZero() {
+			return true
+		}
+		err := l.repo.storage.Delete(ctx, kassett.Handle{Kind: kassett.LockFile, ID: id})
+		if err != nil && kassett.KindOf(err) != kassett.NotFound {
+			errs = append(errs, err)
+			return false
+		}
+		return true
+	})
+	return errors.Join(errs...)
+}
+
+// giveBack removes all lock files of our own, also when the work was cancelled.
+func (l *Lock) giveBack() error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(l.values), lockCleanup)
+	defer cancel()
+	var err error
+	if !l.id.IsZero() && l.lost == nil {
+		if err = l.standing(ctx, l.id); errors.Is(err, errLockRemoved) {
+			err = l.lost
+		}
+	}
+	l.rest = append(l.rest, l.id)
+	if removeErr := l.removeRest(ctx); removeErr != nil {
+		err = errors.Join(err, &kassett.Error{
+			Op: "remove lock", Kind: kassett.KindOf(removeErr), Err: removeErr,
+			Hint: "the lock stays behind; run `kassett unlock` when the storage can be written again",
+		})
+	}
+	return err
+}
+
+// Unlock gives the lock back and ends its context; more calls do nothing. It
+// works after the context was cancelled. An error of kind [kassett.Locked] says
+// that the lock was lost or removed while it was held.
+func (l *Lock) Unlock() error {
+	l.once.Do(func() {
+		l.cancel(context.Canceled)
+		<-l.done
+		l.err = errors.Join(l.lost, l.giveBack())
+		l.unshield()
+	})
+	return l.err
+}
+
+// lockFile is a lock file: JSON with restic's fields.
+type lockFile struct {
+	Time      time.Time `json:"time"`
+	Exclusive bool      `json:"exclusive"`
+	Hostname  string    `json:"hostname"`
+	Username  string    `json:"username"`
+	PID       int       `json:"pid"`
+	UID       uint32    `json:"uid,omitempty"`
+	GID       uint32    `json:"gid,omitempty"`
+}
+
+func newLockFile(mode LockMode) lockFile {
+	return lockFile{
+		Exclusive: mode == Exclusive, Hostname: thisHost(), Username: thisUser(), PID: os.Getpid(),
+		UID: uint32(max(0, os.Getuid())), GID: uint32(max(0, os.Getgid())), // -1 on Windows
+	}
+}
+
+// decodeLock reads the plaintext of a lock file.
+func decodeLock(plain []byte) (lockFile, error) {
+	var f lockFile
+	if err := json.Unmarshal(plain, &f); err != nil {
+		return lockFile{}, err
+	}
+	if f.Time.IsZero() {
+		return lockFile{}, errors.New("it has no time")
+	}
+	return f, nil
+}
+
+// stale reports whether whoever made the lock is surely gone. A lock of this
+// host is when its process is, whatever the clock says. A lock of another host,
+// or one with our own process number (a container's earlier life, most often),
+// is when it was not refreshed for 30 minutes.
+func (f *lockFile) stale(now time.Time) bool {
+	if host := thisHost(); host != "" && f.Hostname == host && f.PID != os.Getpid() {
+		return !processAlive(f.PID)
+	}
+	return now.Round(0).Sub(f.Time) > lockStale
+}
+
+// sleep waits for d, or returns why ctx ended before.
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-t.C:
+		return nil
+	}
 }

@@ -1,0 +1,162 @@
+package repo
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"kassett"
+)
+
+// LockInfo describes a lock file.
+type LockInfo struct {
+	ID         kassett.ID
+	Time       time.Time // when it was written; holders write it anew every 5 minutes
+	Exclusive  bool
+	Host, User string
+	PID        int
+	UID, GID   uint32
+	Stale      bool // its maker is surely gone
+}
+
+// loadLock reads one lock file.
+func (r *Repository) loadLock(ctx context.Context, id kassett.ID) (LockInfo, error) {
+	plain, err := r.LoadUnpacked(ctx, kassett.LockFile, id)
+	if err != nil {
+		return LockInfo{}, err
+	}
+	f, err := decodeLock(plain)
+	if err != nil {
+		return LockInfo{}, damagedFile(kassett.Handle{Kind: kassett.LockFile, ID: id}, err)
+	}
+	return LockInfo{
+		ID: id, Time: f.Time, Exclusive: f.Exclusive, Host: f.Hostname, User: f.Username,
+		PID: f.PID, UID: f.UID, GID: f.GID, Stale: f.stale(time.Now()),
+	}, nil
+}
+
+// eachLock calls fn for every lock file with what could be read of it. Files
+// without content are passed over: they are what an interrupted write leaves on
+// storage that is not atomic. So are those that are gone when they are read.
+func (r *Repository) eachLock(ctx context.Context, fn func(kassett.ID, LockInfo, error) error) error {
+	for file, err := range r.List(ctx, kassett.LockFile) {
+		if err != nil {
+			return err
+		}
+		if file.Size == 0 {
+			continue
+		}
+		info, err := r.loadLock(ctx, file.ID)
+		if kassett.KindOf(err) == kassett.NotFound {
+			continue
+		}
+		if err := fn(file.ID, info, err); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// conflict returns a [kassett.Locked] error when a lock but our own forbids
+// ours. A lock that cannot be read may be one: it is read again a few times.
+func (r *Repository) conflict(ctx context.Context, exclusive bool, own kassett.ID) error {
+	agreed := map[kassett.ID]bool{own: true}
+	for try, delay := 1, lockRetryFirst; ; try, delay = try+1, 2*delay {
+		var unread error
+		err := r.eachLock(ctx, func(id kassett.ID, info LockInfo, err error) error {
+			switch {
+			case agreed[id]:
+			case err != nil:
+				unread = cmp.Or(unread, err)
+			case exclusive || info.Exclusive:
+				return info.refuse()
+			default:
+				agreed[id] = true
+			}
+			return nil
+		})
+		if err != nil || unread == nil {
+			return err
+		}
+		if kind := kassett.KindOf(unread); try == lockReads || kind == kassett.Denied || kind == kassett.Interrupted {
+			return &kassett.Error{
+				Op: "lock repository", Kind: kind, Err: fmt.Errorf("a lock that is there cannot be read: %w", unread),
+				Hint: "make sure that nobody uses the repository, then run `kassett unlock --remove-all`",
+			}
+		}
+		if err := sleep(ctx, delay); err != nil {
+			return err
+		}
+	}
+}
+
+// refuse says who holds the repository.
+func (info LockInfo) refuse() error {
+	how, hint := "", "wait until it has ended, or let --retry-lock wait; if you are sure that it does not run any more, `kassett unlock --remove-all`"
+	if info.Exclusive {
+		how = "exclusively "
+	}
+	if info.Stale {
+		hint = "its process is gone: run `kassett unlock`"
+	}
+	age := time.Since(info.Time).Round(time.Second)
+	return &kassett.Error{
+		Op: "lock repository", Kind: kassett.Locked, Hint: hint,
+		Err: fmt.Errorf("held %sby %s on %s (process %d), last seen %s, %s ago (lock %s)",
+			how, cmp.Or(info.User, "someone"), cmp.Or(info.Host, "an unknown host"), info.PID,
+			info.Time.Format(time.RFC3339), age, info.ID.Short()),
+	}
+}
+
+// Locks returns the locks there are, oldest first. Those that cannot be read
+// are named in the error, beside the others.
+func (r *Repository) Locks(ctx context.Context) ([]LockInfo, error) {
+	var all []LockInfo
+	var unread []error
+	err := r.eachLock(ctx, func(_ kassett.ID, info LockInfo, err error) error {
+		if err != nil {
+			unread = append(unread, err)
+		} else {
+			all = append(all, info)
+		}
+		return context.Cause(ctx)
+	})
+	slices.SortFunc(all, func(a, b LockInfo) int { return cmp.Or(a.Time.Compare(b.Time), a.ID.Compare(b.ID)) })
+	return all, errors.Join(append(unread, err)...)
+}
+
+// RemoveLocks removes the stale locks, or all of them, those that cannot be read
+// too. It returns how many it removed, also beside an error. Removing the lock
+// of someone who still works lets others remove what he relies on.
+func (r *Repository) RemoveLocks(ctx context.Context, all bool) (removed int, err error) {
+	var doomed []kassett.ID
+	if all {
+		for file, err := range r.List(ctx, kassett.LockFile) {
+			if err != nil {
+				return 0, err
+			}
+			doomed = append(doomed, file.ID)
+		}
+	} else if err := r.eachLock(ctx, func(id kassett.ID, info LockInfo, err error) error {
+		if err == nil && info.Stale {
+			doomed = append(doomed, id)
+		}
+		return context.Cause(ctx)
+	}); err != nil {
+		return 0, err
+	}
+	for _, id := range doomed {
+		err := r.storage.Delete(ctx, kassett.Handle{Kind: kassett.LockFile, ID: id})
+		if kassett.KindOf(err) == kassett.NotFound {
+			continue
+		}
+		if err != nil {
+			return removed, fmt.Errorf("remove lock %s: %w", id.Short(), err)
+		}
+		removed++
+	}
+	return removed, nil
+}
