@@ -3,6 +3,7 @@ package snapshot
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"kassett"
@@ -13,11 +14,11 @@ import (
 // itself, whatever its level.
 type Level uint8
 
-// The levels.
+// The levels. The zero Level is an incremental one that nobody asked for.
 const (
-	Incremental  Level = iota // what changed since the last run
-	Differential              // what changed since the last full one
-	Full                      // every byte again
+	Incremental  Level = iota + 1 // what changed since the last run
+	Differential                  // what changed since the last full one
+	Full                          // every byte again
 )
 
 // ParseLevel reads "full", "differential" or "incremental".
@@ -73,9 +74,10 @@ func ParseGroupBy(s string) (GroupBy, error) {
 }
 
 // FindParent returns the snapshot that a backup of this level compares with:
-// the youngest of the same group that is not younger than at, for
+// the youngest of like's group that is not younger than like, for
 // [Differential] the youngest full one of them. It returns nil when there is
-// none, and always for [Full].
+// none, and always for [Full]. Snapshots that cannot be read are named in the
+// error, as by [List]; the rest is chosen from all the same.
 func FindParent(ctx context.Context, r *repo.Repository, g GroupBy, like *Snapshot, level Level) (*Snapshot, error) {
 	if level == Full {
 		return nil, nil
@@ -87,13 +89,10 @@ func FindParent(ctx context.Context, r *repo.Repository, g GroupBy, like *Snapsh
 	if g.Paths {
 		f.Paths = like.Paths
 	}
-	if g.Tags {
-		f.Tags = []TagList{personTags(like.Tags)}
-	}
 	list, err := List(ctx, r, f)
-	for i := len(list) - 1; i >= 0; i-- {
-		if level == Incremental || list[i].full() {
-			return list[i], err
+	for _, s := range slices.Backward(list) {
+		if (!g.Tags || sameTags(s.UserTags(), like.UserTags())) && (level != Differential || s.full()) {
+			return s, err
 		}
 	}
 	return nil, err
@@ -110,16 +109,21 @@ func (s *Snapshot) full() bool {
 	return s.Parent == nil && s.Original == nil
 }
 
-// personTags returns the tags that are not our own.
-func personTags(tags []string) TagList {
-	l := TagList{}
-	for _, t := range tags {
-		if !strings.HasPrefix(t, "kassett:") {
+// UserTags returns the tags that people gave: all but Kassett's own.
+func (s *Snapshot) UserTags() []string {
+	var l []string
+	for _, t := range s.Tags {
+		if !strings.HasPrefix(t, tagPrefix) {
 			l = append(l, t)
 		}
 	}
-	if len(l) == 0 {
-		l = append(l, "")
-	}
 	return l
+}
+
+// sameTags compares tags as sets.
+func sameTags(a, b []string) bool {
+	a, b = slices.Clone(a), slices.Clone(b)
+	slices.Sort(a)
+	slices.Sort(b)
+	return slices.Equal(slices.Compact(a), slices.Compact(b))
 }

@@ -17,18 +17,19 @@ import (
 	"kassett/repo"
 )
 
-// The tags that Kassett itself sets. All begin with "kassett:", which a person's
-// tags should not.
+// The tags that Kassett itself sets. All begin with "kassett:", which the tags
+// that people give should not.
 const (
+	tagPrefix = "kassett:"
 	// TagLevel, followed by a [Level], says what the run read and compared. It
 	// is set when the level was asked for.
-	TagLevel = "kassett:level="
+	TagLevel = tagPrefix + "level="
 	// TagCut, followed by a [kassett.Cut], names a cut of the snapshot's files.
 	// A snapshot that was cut by content only has none.
-	TagCut = "kassett:cut="
+	TagCut = tagPrefix + "cut="
 	// TagIncomplete marks a snapshot that lacks something which was named when
 	// it was made.
-	TagIncomplete = "kassett:incomplete"
+	TagIncomplete = tagPrefix + "incomplete"
 )
 
 // Snapshot is the state of a source at one time. Its JSON is restic's, in

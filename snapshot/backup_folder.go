@@ -1,0 +1,378 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"kassett"
+	"kassett/repo"
+)
+
+// folder is one folder being saved. It lives from its listing until the tree
+// that describes it is stored, which is done by whoever finishes its last child.
+type folder struct {
+	parent *folder
+	index  int        // in the parent's entries
+	path   string     // in the source
+	old    kassett.ID // its tree in the parent snapshot, or zero
+	same   bool       // its own metadata is as in the parent snapshot
+
+	entries []kassett.Entry
+	kids    []kid   // what became of the entries
+	todo    []int32 // entries whose files must be read; the queue takes from it
+	pending atomic.Int64
+	changed atomic.Bool // so that the old tree does not describe it any more
+}
+
+// kid is what became of one entry.
+type kid struct {
+	ids   []kassett.ID // the content of a file, the one subtree of a folder
+	known bool         // the parent snapshot has a file of this name
+	lost  bool         // not in the tree
+}
+
+// list lists a folder, compares it with the parent snapshot's, and queues what
+// must be read. A folder that cannot be listed is named and left out.
+func (w *worker) list(ctx context.Context, f *folder) error {
+	entries, err := w.src.List(ctx, f.path)
+	if err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if f.parent == nil {
+			return fmt.Errorf("list source: %w", err)
+		}
+		w.warn(f.path, fmt.Errorf("list folder: %w", vanished(err)))
+		return w.lose(ctx, f)
+	}
+	f.entries = w.orderly(f, entries)
+	if len(f.entries) == 0 && f.parent == nil {
+		return &kassett.Error{
+			Op: "backup", Kind: kassett.NotFound, Err: errors.New("the source has nothing to save"),
+			Hint: "check the paths and the excludes",
+		}
+	}
+	f.kids = make([]kid, len(f.entries))
+	dirs := w.compare(ctx, f)
+	// One more for this listing: otherwise a quick worker could finish the
+	// folder before all of it is queued.
+	f.pending.Store(int64(len(f.todo) + len(dirs) + 1))
+	w.queue.pushDirs(dirs)
+	w.queue.pushFiles(f)
+	return w.done(ctx, f)
+}
+
+// orderly returns the entries that can be saved, in order, each name once, with
+// the fields as the format wants them. The others are named, except sockets:
+// like restic, we pass them over in silence.
+func (w *worker) orderly(f *folder, entries []kassett.Entry) []kassett.Entry {
+	byName := func(a, b kassett.Entry) int { return strings.Compare(a.Name, b.Name) }
+	if !slices.IsSortedFunc(entries, byName) {
+		slices.SortStableFunc(entries, byName)
+	}
+	kept := entries[:0]
+	for i := range entries {
+		e := &entries[i]
+		var why error
+		switch n := (Node{Entry: kassett.Entry{Name: e.Name}}); {
+		case e.Err != nil:
+			why = vanished(e.Err)
+		case !n.Safe():
+			why = fmt.Errorf("%q cannot be a name", e.Name)
+		case len(kept) > 0 && kept[len(kept)-1].Name == e.Name:
+			why = errors.New("listed twice, saved once")
+		case e.Type == kassett.Socket:
+			continue
+		case !savable(e.Type):
+			why = fmt.Errorf("type %q cannot be saved", e.Type)
+		}
+		if why != nil {
+			w.warn(join(f.path, e.Name), why)
+			continue
+		}
+		e.Mode &= fs.ModePerm | fs.ModeType | fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky
+		if e.Links == 1 || e.Type == kassett.Dir {
+			// It only serves to know hard links again, and it changes when
+			// a file system is mounted anew.
+			e.DeviceID = 0
+		}
+		if len(kept) < i {
+			kept = append(kept, *e)
+		} else {
+			kept = kept[:i+1]
+		}
+	}
+	return kept
+}
+
+func savable(t kassett.EntryType) bool {
+	switch t {
+	case kassett.File, kassett.Dir, kassett.Symlink, kassett.Device, kassett.CharDevice, kassett.Fifo:
+		return true
+	}
+	return false
+}
+
+// join joins the path of a folder and a name.
+func join(dir, name string) string {
+	if dir == "" {
+		return name
+	}
+	return dir + "/" + name
+}
+
+// compare goes through the entries beside the nodes of the parent snapshot,
+// completes what is not a file to be read, puts the indices of those in f.todo,
+// and returns the folders below, last first.
+func (w *worker) compare(ctx context.Context, f *folder) (dirs []*folder) {
+	old := w.oldNodes(ctx, f)
+	var same, sameBytes uint64
+	var files, bytes int64
+	for i := range f.entries {
+		e := &f.entries[i]
+		n := old.find(e.Name)
+		if n == nil || !n.sameMetadata(e) || n.Error != "" {
+			f.changed.Store(true)
+		}
+		switch e.Type {
+		case kassett.Dir:
+			d := &folder{parent: f, index: i, path: join(f.path, e.Name)}
+			if n != nil && n.Type == kassett.Dir {
+				d.old, d.same = n.Subtree, n.sameMetadata(e)
+			}
+			w.complete(ctx, f, e, n)
+			dirs = append(dirs, d)
+		case kassett.File:
+			files++
+			bytes += int64(e.Size)
+			if !w.unchanged(f, e, n) {
+				f.kids[i].known = n != nil && n.Type == kassett.File
+				f.todo = append(f.todo, int32(i))
+				continue
+			}
+			same++
+			sameBytes += e.Size
+			w.complete(ctx, f, e, n)
+			f.kids[i].ids = n.Content
+		default:
+			w.complete(ctx, f, e, n)
+		}
+	}
+	if !old.used(len(f.entries)) || len(f.todo) > 0 {
+		f.changed.Store(true)
+	}
+	slices.Reverse(dirs)
+	w.opt.Progress.Expect(files, bytes)
+	w.opt.Progress.Done(int64(same), int64(sameBytes))
+	w.count.filesSame.Add(same)
+	w.count.bytes.Add(sameBytes)
+	return dirs
+}
+
+// unchanged reports whether the content of a file is that of n, a node of the
+// parent snapshot or nil.
+func (w *worker) unchanged(f *folder, e *kassett.Entry, n *Node) bool {
+	if !w.cutIsKnown(e.Cut) || n == nil || n.Type != kassett.File || n.Content == nil ||
+		n.Size != e.Size || !n.ModTime.Equal(e.ModTime) ||
+		!w.opt.IgnoreCtime && !n.ChangeTime.Equal(e.ChangeTime) ||
+		!w.opt.IgnoreInode && n.Inode != e.Inode {
+		return false
+	}
+	for _, id := range n.Content {
+		if !w.repo.Has(repo.BlobHandle{Type: repo.DataBlob, ID: id}) {
+			w.opt.notice(fmt.Sprintf("%s: unchanged, but blob %s of its content is not in the index: stored again",
+				join(f.path, e.Name), id.Short()))
+			return false
+		}
+	}
+	return true
+}
+
+// cutIsKnown is checkCut, quick for the cut of the file before.
+func (w *worker) cutIsKnown(c kassett.Cut) bool {
+	if !w.cutSeen || w.cut != c {
+		w.cut, w.cutSeen, w.cutKnown = c, true, w.checkCut(c)
+	}
+	return w.cutKnown
+}
+
+// complete fills in what the listing does not tell: from the node of the parent
+// snapshot, if the inode has not been changed since, else from the source.
+func (w *worker) complete(ctx context.Context, f *folder, e *kassett.Entry, n *Node) {
+	if n != nil && n.Type == e.Type && n.Size == e.Size && n.Inode == e.Inode && n.ModTime.Equal(e.ModTime) &&
+		!w.opt.IgnoreCtime && !e.ChangeTime.IsZero() && n.ChangeTime.Equal(e.ChangeTime) &&
+		!strings.ContainsRune(n.LinkTarget, '\ufffd') { // restic before 0.16 lost such targets
+		e.LinkTarget, e.Xattrs, e.Generic = n.LinkTarget, n.Xattrs, n.Generic
+		return
+	}
+	w.fill(ctx, f, e)
+	if n != nil && !n.sameExtra(e) {
+		f.changed.Store(true)
+	}
+}
+
+// fill asks the source for what the listing does not tell; the part that cannot
+// be read is named.
+func (w *worker) fill(ctx context.Context, f *folder, e *kassett.Entry) {
+	path := join(f.path, e.Name)
+	if err := w.src.Fill(ctx, path, e); err != nil && ctx.Err() == nil {
+		w.warn(path, fmt.Errorf("read metadata: %w", vanished(err)))
+	}
+}
+
+// oldNodes returns the nodes of the folder's tree in the parent snapshot. When
+// that cannot be read the folder is saved as if it were new.
+func (w *worker) oldNodes(ctx context.Context, f *folder) *oldNodes {
+	if f.old.IsZero() {
+		return &oldNodes{}
+	}
+	b, err := w.repo.LoadBlob(ctx, repo.BlobHandle{Type: repo.TreeBlob, ID: f.old}, nil)
+	if err != nil {
+		if ctx.Err() == nil {
+			w.opt.notice(fmt.Sprintf("%s: its tree in the parent snapshot cannot be read, all of it is read anew: %v", f.path, err))
+		}
+		f.old = kassett.ID{}
+		return &oldNodes{}
+	}
+	return &oldNodes{r: newNodeReader(b), broken: func(err error) {
+		w.opt.notice(fmt.Sprintf("%s: its tree %s in the parent snapshot is damaged, the rest of it is read anew: %v", f.path, f.old.Short(), err))
+	}}
+}
+
+// oldNodes finds the nodes of a tree by name, for names that come in order.
+type oldNodes struct {
+	r      *nodeReader // nil when there are no more
+	broken func(error)
+	n      Node
+	have   bool // n is read and not yet passed
+	count  int  // nodes read
+	odd    bool // the tree has nodes that were not asked for, or is damaged
+}
+
+// find returns the node of that name, valid until the next call, or nil.
+func (o *oldNodes) find(name string) *Node {
+	for o.r != nil {
+		if !o.have {
+			last := o.n.Name
+			ok, err := o.r.next(&o.n)
+			if err == nil && ok && o.count > 0 && o.n.Name <= last {
+				err = ErrOrder
+			}
+			if err != nil {
+				o.broken(err)
+				o.odd = true
+			}
+			if err != nil || !ok {
+				o.r = nil
+				return nil
+			}
+			o.have = true
+			o.count++
+		}
+		switch strings.Compare(o.n.Name, name) {
+		case 0:
+			o.have = false
+			return &o.n
+		case 1:
+			return nil
+		}
+		o.have, o.odd = false, true
+	}
+	return nil
+}
+
+// used reports whether the tree had exactly the n nodes that were found.
+func (o *oldNodes) used(n int) bool {
+	if o.r == nil || o.odd || o.have || o.count != n {
+		return false
+	}
+	more, err := o.r.next(&o.n)
+	return err == nil && !more
+}
+
+// lose leaves the folder out of its parent.
+func (w *worker) lose(ctx context.Context, f *folder) error {
+	f.parent.kids[f.index].lost = true
+	f.parent.changed.Store(true)
+	return w.done(ctx, f.parent)
+}
+
+// done counts one child of f as done. After the last one the tree is stored,
+// and so one child of f's parent is done, and so on.
+func (w *worker) done(ctx context.Context, f *folder) error {
+	for f.pending.Add(-1) == 0 {
+		id, err := w.finish(ctx, f)
+		if err != nil {
+			return err
+		}
+		if f.parent == nil {
+			w.root = id
+			w.queue.close()
+			return nil
+		}
+		f.parent.kids[f.index].ids = []kassett.ID{id}
+		if id != f.old {
+			f.parent.changed.Store(true)
+		}
+		f = f.parent
+	}
+	return nil
+}
+
+// finish stores the tree of a folder whose children are done. When nothing in
+// it has changed the old tree describes it, and nothing is encoded.
+func (w *worker) finish(ctx context.Context, f *folder) (kassett.ID, error) {
+	id := f.old
+	if f.changed.Load() || id.IsZero() {
+		var err error
+		if id, err = w.store(ctx, f); err != nil {
+			return kassett.ID{}, err
+		}
+	}
+	if f.parent != nil {
+		switch {
+		case f.old.IsZero():
+			w.count.dirsNew.Add(1)
+		case f.same && id == f.old:
+			w.count.dirsSame.Add(1)
+		default:
+			w.count.dirsChanged.Add(1)
+		}
+	}
+	f.entries, f.kids = nil, nil
+	return id, nil
+}
+
+// store encodes the tree of a folder and saves it.
+func (w *worker) store(ctx context.Context, f *folder) (kassett.ID, error) {
+	var n Node
+	for i := range f.entries {
+		k := &f.kids[i]
+		if k.lost {
+			continue
+		}
+		n.Entry = f.entries[i]
+		n.Content, n.Subtree = nil, kassett.ID{}
+		switch n.Type {
+		case kassett.File:
+			n.Content = k.ids
+		case kassett.Dir:
+			n.Subtree = k.ids[0]
+		}
+		if err := w.tree.Add(&n); err != nil {
+			return kassett.ID{}, fmt.Errorf("describe folder %s: %w", f.path, err)
+		}
+	}
+	b := w.tree.Finish()
+	s, err := w.save.Save(ctx, repo.TreeBlob, b)
+	if err != nil {
+		return kassett.ID{}, fmt.Errorf("save tree of %s: %w", f.path, err)
+	}
+	w.count.saved(repo.TreeBlob, s, len(b))
+	return s.ID, nil
+}
