@@ -1,34 +1,95 @@
 package snapshot
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
+	"slices"
+	"strings"
 	"time"
+
+	"kassett"
+	"kassett/repo"
 )
-
-// Duration is a span of the calendar, as restic's --keep-within takes it.
-type Duration struct {
-	Years, Months, Days, Hours int
-}
-
-// ParseDuration reads numbers with the units y, m (months), d and h, as in
-// "1y5m7d2h".
-func ParseDuration(s string) (Duration, error) {
-	return Duration{}, errors.ErrUnsupported
-}
 
 // Policy says which snapshots of one group are kept. Counts of -1 keep without
 // limit, 0 is no rule. The rules are restic's.
 type Policy struct {
 	Last, Hourly, Daily, Weekly, Monthly, Yearly int
 
-	Within        Duration // before the youngest snapshot
-	WithinHourly  Duration
-	WithinDaily   Duration
-	WithinWeekly  Duration
-	WithinMonthly Duration
-	WithinYearly  Duration
+	// Within keeps what is no older than this, before the youngest snapshot
+	// that is not in the future; the others keep one an hour, a day ... of that.
+	Within, WithinHourly, WithinDaily, WithinWeekly, WithinMonthly, WithinYearly repo.Age
 
 	Tags []TagList // keep what has all tags of any of the lists
+}
+
+// Empty reports whether the policy has no rule at all.
+func (p Policy) Empty() bool {
+	for _, b := range p.buckets() {
+		if b.count != 0 || b.within != (repo.Age{}) {
+			return false
+		}
+	}
+	return p.Within == (repo.Age{}) && len(p.Tags) == 0
+}
+
+// Check returns an [kassett.Invalid] error for a policy that makes no sense.
+func (p Policy) Check() error {
+	for _, b := range p.buckets() {
+		if b.count < -1 || negative(b.within) {
+			return badPolicy("the rule for " + b.name + " snapshots is negative")
+		}
+	}
+	if negative(p.Within) {
+		return badPolicy("the rule for snapshots within a duration is negative")
+	}
+	return nil
+}
+
+func negative(a repo.Age) bool { return min(a.Years, a.Months, a.Days, a.Hours) < 0 }
+
+func badPolicy(why string) error {
+	return &kassett.Error{
+		Op: "forget", Kind: kassett.Invalid, Err: errors.New(why),
+		Hint: "give counts of 0 or more, -1 or unlimited for all, and durations like 1y5m7d2h",
+	}
+}
+
+// bucket is one rule that keeps the youngest snapshot of each span of time.
+type bucket struct {
+	name   string
+	count  int      // how many are still to be kept; -1 is all
+	within repo.Age // or: keep those of this span
+	number func(t time.Time, nr int) int
+	last   int // number of the span that was kept last
+}
+
+// buckets returns the rules in the order in which restic tells their reasons.
+func (p Policy) buckets() []bucket {
+	each := func(_ time.Time, nr int) int { return nr }
+	return []bucket{
+		{name: "last", count: p.Last, number: each, last: -1},
+		{name: "hourly", count: p.Hourly, number: hourOf, last: -1},
+		{name: "daily", count: p.Daily, number: dayOf, last: -1},
+		{name: "weekly", count: p.Weekly, number: weekOf, last: -1},
+		{name: "monthly", count: p.Monthly, number: monthOf, last: -1},
+		{name: "yearly", count: p.Yearly, number: yearOf, last: -1},
+		{name: "hourly", within: p.WithinHourly, number: hourOf, last: -1},
+		{name: "daily", within: p.WithinDaily, number: dayOf, last: -1},
+		{name: "weekly", within: p.WithinWeekly, number: weekOf, last: -1},
+		{name: "monthly", within: p.WithinMonthly, number: monthOf, last: -1},
+		{name: "yearly", within: p.WithinYearly, number: yearOf, last: -1},
+	}
+}
+
+func yearOf(t time.Time, _ int) int  { return t.Year() }
+func monthOf(t time.Time, _ int) int { return t.Year()*100 + int(t.Month()) }
+func dayOf(t time.Time, nr int) int  { return monthOf(t, nr)*100 + t.Day() }
+func hourOf(t time.Time, nr int) int { return dayOf(t, nr)*100 + t.Hour() }
+func weekOf(t time.Time, _ int) int  { year, week := t.ISOWeek(); return year*100 + week }
+func before(t time.Time, a repo.Age) time.Time {
+	return t.AddDate(-a.Years, -a.Months, -a.Days).Add(-time.Duration(a.Hours) * time.Hour)
 }
 
 // Decision is what a policy says of one snapshot.
@@ -41,9 +102,74 @@ type Decision struct {
 	Guarded error
 }
 
-// Apply decides about the snapshots of one group, youngest first.
+// Apply decides about the snapshots of one group, youngest first. A snapshot
+// that is dated after now falls into the hour, day ... of now, and is no start
+// for what is kept within a duration.
 func (p Policy) Apply(list []*Snapshot, now time.Time) []Decision {
-	return nil
+	list = slices.Clone(list)
+	sortByTime(list)
+	slices.Reverse(list)
+	latest := time.Time{}
+	for _, s := range list {
+		if s.Time.After(latest) && s.Time.Before(now) {
+			latest = s.Time
+		}
+	}
+	rules := p.buckets()
+	decisions := make([]Decision, len(list))
+	for nr, s := range list {
+		d := Decision{Snapshot: s}
+		for _, l := range p.Tags {
+			if s.hasTags(l) {
+				d.Reasons = append(d.Reasons, "has tags ["+strings.Join(l, ", ")+"]")
+			}
+		}
+		if p.Within != (repo.Age{}) && s.Time.After(before(latest, p.Within)) {
+			d.Reasons = append(d.Reasons, "within "+p.Within.String())
+		}
+		t := s.Time
+		if t.After(now) {
+			t = now.In(t.Location())
+		}
+		for i := range rules {
+			if why := rules[i].keep(t, latest, nr, nr == len(list)-1); why != "" {
+				d.Reasons = append(d.Reasons, why)
+			}
+		}
+		d.Keep = len(d.Reasons) > 0
+		decisions[nr] = d
+	}
+	return decisions
+}
+
+// keep says why the rule keeps the nr-th snapshot, or "". The oldest one is
+// kept by each rule that has a count left, so that the history reaches as far
+// back as it can.
+func (b *bucket) keep(t, latest time.Time, nr int, oldest bool) string {
+	timed := b.within != (repo.Age{})
+	if timed && !t.After(before(latest, b.within)) || !timed && b.count == 0 {
+		return ""
+	}
+	number := b.number(t, nr)
+	again := number == b.last
+	if again && !oldest {
+		return ""
+	}
+	b.last = number
+	if b.count > 0 {
+		b.count--
+	}
+	why := b.name + " snapshot"
+	if timed {
+		why = b.name + " within"
+	}
+	if again {
+		why = "oldest " + why
+	}
+	if timed {
+		why += " " + b.within.String()
+	}
+	return why
 }
 
 // GroupKey is what the snapshots of a group have in common; what they were not
@@ -54,6 +180,42 @@ type GroupKey struct {
 	Tags     []string `json:"tags"`
 }
 
+// String names the group for people.
+func (k GroupKey) String() string {
+	var parts []string
+	if k.Hostname != "" {
+		parts = append(parts, "host "+k.Hostname)
+	}
+	if len(k.Paths) > 0 {
+		parts = append(parts, "paths "+strings.Join(k.Paths, ", "))
+	}
+	if len(k.Tags) > 0 {
+		parts = append(parts, "tags "+strings.Join(k.Tags, ", "))
+	}
+	if len(parts) == 0 {
+		return "all snapshots"
+	}
+	return strings.Join(parts, ", ")
+}
+
+// key returns the group that s belongs to. Paths and tags are sorted.
+func (by GroupBy) key(s *Snapshot) GroupKey {
+	var k GroupKey
+	if by.Host {
+		k.Hostname = s.Hostname
+	}
+	if by.Paths {
+		k.Paths = slices.Sorted(slices.Values(s.Paths))
+	}
+	if by.Tags {
+		k.Tags = slices.Sorted(slices.Values(s.Tags))
+	}
+	return k
+}
+
+// id is equal for equal keys only.
+func (k GroupKey) id() string { return fmt.Sprintf("%q%q%q", k.Hostname, k.Paths, k.Tags) }
+
 // Group is the snapshots of one source, oldest first.
 type Group struct {
 	Key       GroupKey
@@ -62,5 +224,24 @@ type Group struct {
 
 // Groups puts snapshots into groups, sorted by host, paths and tags.
 func Groups(list []*Snapshot, by GroupBy) []Group {
-	return nil
+	var groups []Group
+	at := map[string]int{}
+	for _, s := range list {
+		k := by.key(s)
+		i, ok := at[k.id()]
+		if !ok {
+			i = len(groups)
+			at[k.id()] = i
+			groups = append(groups, Group{Key: k})
+		}
+		groups[i].Snapshots = append(groups[i].Snapshots, s)
+	}
+	for _, g := range groups {
+		sortByTime(g.Snapshots)
+	}
+	slices.SortFunc(groups, func(a, b Group) int {
+		return cmp.Or(cmp.Compare(a.Key.Hostname, b.Key.Hostname),
+			slices.Compare(a.Key.Paths, b.Key.Paths), slices.Compare(a.Key.Tags, b.Key.Tags))
+	})
+	return groups
 }

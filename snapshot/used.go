@@ -2,14 +2,35 @@ package snapshot
 
 import (
 	"context"
-	"errors"
+	"fmt"
 
 	"kassett"
 	"kassett/repo"
 )
 
 // Used returns the blobs that the trees, and all that is below them, are made
-// of. A tree that cannot be read is an error: what it uses is not known.
+// of. A tree that cannot be read is an error: what it uses is not known. The
+// caller has loaded the index.
 func Used(ctx context.Context, r *repo.Repository, trees []kassett.ID, p *kassett.Progress) (*repo.BlobSet, error) {
-	return nil, errors.ErrUnsupported
+	used := r.NewBlobSet()
+	s := &stream{r: r, seen: used, p: p, visit: func(at treeAt, t *Tree, err error) error {
+		if err != nil {
+			return fmt.Errorf("find what is used, folder %q below tree %s: %w", at.path, trees[at.root].Short(), err)
+		}
+		addContent(used, t)
+		return nil
+	}}
+	if err := s.run(ctx, trees); err != nil {
+		return nil, err
+	}
+	return used, used.Err()
+}
+
+// addContent adds the data blobs of a folder's files.
+func addContent(set *repo.BlobSet, t *Tree) {
+	for _, n := range t.Nodes {
+		for _, id := range n.Content {
+			set.Add(repo.BlobHandle{Type: repo.DataBlob, ID: id})
+		}
+	}
 }
