@@ -1,46 +1,117 @@
 package repo
 
-import "sync"
+import (
+	"sync"
+	"sync/atomic"
+)
 
-// BlobSet is a set of blobs.
+// BlobSet is a set of blobs: one bit for each record that the blob table had
+// when the set was made, and a map for the few others. Its methods are safe for
+// many goroutines. It must not be used after its repository is closed.
 type BlobSet struct {
-	mu sync.Mutex
-	m  map[BlobHandle]struct{}
+	runs []*run
+	bits [][]atomic.Uint32 // by run and position
+	size atomic.Int64
+	err  atomic.Pointer[error]
+
+	mu     sync.RWMutex
+	others map[BlobHandle]struct{} // those in none of the runs
 }
 
-// NewBlobSet returns an empty set.
-func (r *Repository) NewBlobSet() *BlobSet { return &BlobSet{m: make(map[BlobHandle]struct{})} }
+// NewBlobSet returns an empty set. It takes an eighth of a byte for each record
+// of the blob table, and keeps the table's present files mapped until the
+// repository is closed.
+func (r *Repository) NewBlobSet() *BlobSet {
+	s := &BlobSet{runs: r.table.pin(), others: make(map[BlobHandle]struct{})}
+	r.table.mu.Lock()
+	r.table.pinned = append(r.table.pinned, s.runs...)
+	r.table.mu.Unlock()
+	for _, one := range s.runs {
+		s.bits = append(s.bits, make([]atomic.Uint32, one.records/32+1))
+	}
+	return s
+}
 
-// Add adds a blob.
+// bit returns the word and the mask that stand for a blob; nil when it is in
+// none of the runs.
+func (s *BlobSet) bit(h BlobHandle) (*atomic.Uint32, uint32, error) {
+	for i, one := range s.runs {
+		pos, ok, err := one.find(h)
+		if err != nil {
+			s.err.CompareAndSwap(nil, &err)
+			return nil, 0, err
+		}
+		if ok {
+			return &s.bits[i][pos/32], 1 << (pos % 32), nil
+		}
+	}
+	return nil, 0, nil
+}
+
+// Add adds a blob and reports whether it was not in the set before.
 func (s *BlobSet) Add(h BlobHandle) (added bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	_, ok := s.m[h]
-	s.m[h] = struct{}{}
-	return !ok
+	word, mask, err := s.bit(h)
+	switch {
+	case err != nil:
+		return true
+	case word != nil:
+		added = word.Or(mask)&mask == 0
+	default:
+		s.mu.Lock()
+		_, is := s.others[h]
+		s.others[h] = struct{}{}
+		s.mu.Unlock()
+		added = !is
+	}
+	if added {
+		s.size.Add(1)
+	}
+	return added
 }
 
 // Has reports whether a blob is in the set.
 func (s *BlobSet) Has(h BlobHandle) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	_, ok := s.m[h]
-	return ok
+	word, mask, err := s.bit(h)
+	switch {
+	case err != nil:
+		return true
+	case word != nil:
+		return word.Load()&mask != 0
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	_, is := s.others[h]
+	return is
 }
 
-// Delete takes a blob out.
+// Delete takes a blob out, if it is in.
 func (s *BlobSet) Delete(h BlobHandle) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.m, h)
+	word, mask, err := s.bit(h)
+	was := false
+	switch {
+	case err != nil:
+	case word != nil:
+		was = word.And(^mask)&mask != 0
+	default:
+		s.mu.Lock()
+		_, was = s.others[h]
+		delete(s.others, h)
+		s.mu.Unlock()
+	}
+	if was {
+		s.size.Add(-1)
+	}
 }
 
-// Len returns the number of blobs.
-func (s *BlobSet) Len() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.m)
-}
+// Len returns the number of blobs in the set.
+func (s *BlobSet) Len() int { return int(s.size.Load()) }
 
-// Err returns why the set cannot be trusted any more, or nil.
-func (s *BlobSet) Err() error { return nil }
+// Err returns nil unless the files under the set broke while it was in use.
+// Then Add and Has have answered true where they could not know, which keeps
+// blobs rather than loses them, and whoever deletes by the set must not.
+func (s *BlobSet) Err() error {
+	if err := s.err.Load(); err != nil {
+		return *err
+	}
+	return nil
+}

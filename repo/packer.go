@@ -210,7 +210,9 @@ func (w *Writer) saveIndex(ctx context.Context, b indexBuilder) error {
 	if err != nil {
 		return fmt.Errorf("write index: %w", err)
 	}
-	w.r.table.add(id, b.packs)
+	if err := w.r.addIndex(ctx, id, b.packs); err != nil {
+		return err
+	}
 	for _, p := range b.packs {
 		w.claimed.remove(p.blobs)
 	}

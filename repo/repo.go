@@ -166,7 +166,7 @@ func newRepository(st kassett.Storage, o Options, cfg Config, master *sealKey, i
 // closed by whoever opened it.
 func (r *Repository) Close() error {
 	r.codec.close()
-	return nil
+	return r.table.close()
 }
 
 // Config returns what all writers agree on.

@@ -1,86 +1,502 @@
 package repo
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"iter"
+	"errors"
+	"fmt"
+	"maps"
+	"math/bits"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
+	"time"
 
 	"kassett"
+
+	"golang.org/x/sync/errgroup"
 )
 
+// Runs are merged when this many have about the same size, so that a record is
+// written again only when its run has grown fourfold; a lookup asks a few runs.
+const (
+	runsPerLevel = 4
+	levelBase    = 8192 // records of the lowest level
+)
+
+// batchRecords is how many records are gathered in memory for one run: 24 MiB.
+const batchRecords = 512 << 10
+
+// maxMends bounds how often broken runs are made anew in one go. More than once
+// or twice means that the cache rests on a failing disk.
+const maxMends = 8
+
+const (
+	runSuffix  = ".run"
+	tempMaxAge = 24 * time.Hour // of files that a crash left behind
+)
+
+// table is the known blobs: which blob is where in which pack, according to the
+// index files. It is kept in files that are mapped into memory, so it takes
+// next to nothing of the Go heap. It begins empty; newRepository attaches it.
+//
+// A broken or missing run file is made anew from the index files it covered, at
+// once, also in the middle of a lookup: a lookup never gives a wrong answer
+// because of what rests in the cache. When that fails, broken says why, and
+// blobs count as unknown.
 type table struct {
-	mu      sync.RWMutex
-	places  map[BlobHandle][]Location
-	indexed map[kassett.ID]bool
+	change sync.Mutex // held while runs are made; guards what follows
+	dir    string     // where runs are written; "" until the first
+	own    bool       // dir is private and removed by close
+	want   map[kassett.ID]struct{}
+
+	mu     sync.RWMutex // guards what follows; never held while runs are made
+	runs   []*run       // the largest first
+	pinned []*run       // by blob sets, until close
+	err    error
 }
 
-func (t *table) add(index kassett.ID, packs []indexedPack) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.places == nil {
-		t.places = make(map[BlobHandle][]Location)
-		t.indexed = make(map[kassett.ID]bool)
-	}
-	if t.indexed[index] {
-		return
-	}
-	t.indexed[index] = true
-	for _, p := range packs {
-		for _, b := range p.blobs {
-			t.places[b.BlobHandle] = append(t.places[b.BlobHandle], Location{p.id, b})
-		}
-	}
-}
-
-// LoadIndex brings the blob table up to date with the index files.
+// LoadIndex brings the blob table up to date with the index files of the
+// storage: it reads those that are new, and forgets what is gone. Index files
+// that are damaged are named in a [kassett.Corrupt] error; all others have been
+// loaded even then.
 func (r *Repository) LoadIndex(ctx context.Context, p *kassett.Progress) error {
-	r.table.mu.Lock()
-	r.table.places, r.table.indexed = nil, nil
-	r.table.mu.Unlock()
+	t := &r.table
+	t.change.Lock()
+	defer t.change.Unlock()
+	want := make(map[kassett.ID]struct{})
 	for info, err := range r.List(ctx, kassett.IndexFile) {
 		if err != nil {
 			return err
 		}
-		data, err := r.LoadUnpacked(ctx, kassett.IndexFile, info.ID)
-		if err != nil {
+		want[info.ID] = struct{}{}
+	}
+	t.want = want
+	return r.updateTable(ctx, p)
+}
+
+// updateTable makes the runs cover exactly the wanted index files. The caller
+// holds t.change.
+func (r *Repository) updateTable(ctx context.Context, p *kassett.Progress) error {
+	t := &r.table
+	if err := r.openCache(); err != nil {
+		return err
+	}
+	damaged := r.loadMissing(ctx, p)
+	if damaged != nil && kassett.KindOf(damaged) != kassett.Corrupt {
+		return damaged
+	}
+	for range maxMends {
+		err := r.tidyRuns()
+		var bad *badRun
+		if !errors.As(err, &bad) {
+			t.setErr(err)
+			return errors.Join(damaged, err)
+		}
+		r.dropRun(bad)
+		if err := r.loadMissing(ctx, p); err != nil {
 			return err
 		}
-		var packs []indexedPack
-		if err := decodeIndex(data, func(id kassett.ID, blobs []Blob) error {
-			packs = append(packs, indexedPack{id, slices.Clone(blobs)})
-			return nil
-		}); err != nil {
-			return damagedFile(info.Handle, err)
+	}
+	return t.setErr(errors.New("the blob table's files break as fast as they are made; its disk is failing"))
+}
+
+// setErr notes why the table cannot be trusted, or that it can.
+func (t *table) setErr(err error) error {
+	t.mu.Lock()
+	t.err = err
+	t.mu.Unlock()
+	return err
+}
+
+// broken returns why the table cannot be trusted, or nil.
+func (t *table) broken() error {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.err
+}
+
+// openCache finds the folder for runs and opens those that rest in it.
+func (r *Repository) openCache() error {
+	t := &r.table
+	if t.dir != "" {
+		return nil
+	}
+	if r.options.CacheDir != "" {
+		dir := filepath.Join(r.options.CacheDir, r.Config().ID, "blobs")
+		err := os.MkdirAll(dir, 0o700)
+		if err == nil {
+			t.dir = dir
+			return r.openRuns()
 		}
-		r.table.add(info.ID, packs)
+		r.warn(fmt.Errorf("use the cache: %w; the blob table is made anew in a temporary folder", err))
+	}
+	dir, err := os.MkdirTemp("", "kassett-blobs-*")
+	if err != nil {
+		return &kassett.Error{
+			Op: "make the blob table", Kind: kassett.KindOf(err), Err: err,
+			Hint: "give a cache folder that can be written to, or set TMPDIR to one",
+		}
+	}
+	t.dir, t.own = dir, true
+	return nil
+}
+
+// openRuns opens the runs of the cache, the largest first. One that covers what
+// a larger one covers is what a crash in the middle of a merge left behind.
+func (r *Repository) openRuns() error {
+	t := &r.table
+	entries, err := os.ReadDir(t.dir)
+	if err != nil {
+		return fmt.Errorf("read the cache: %w", err)
+	}
+	var runs []*run
+	for _, e := range entries {
+		path := filepath.Join(t.dir, e.Name())
+		if !strings.HasSuffix(e.Name(), runSuffix) {
+			if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > tempMaxAge {
+				_ = os.Remove(path) // another day if not today
+			}
+			continue
+		}
+		run, err := openRun(path, r.key)
+		switch {
+		case err == nil:
+			runs = append(runs, run)
+		case !errors.Is(err, os.ErrNotExist):
+			r.warn(fmt.Errorf("read the cache, the file is made anew: %w", err))
+			_ = os.Remove(path) // not opened next time either
+		}
+	}
+	slices.SortFunc(runs, bySize)
+	covered := make(map[kassett.ID]struct{})
+	for _, run := range runs {
+		doubled := slices.ContainsFunc(run.indexes, func(id kassett.ID) bool { _, is := covered[id]; return is })
+		if doubled {
+			run.retired.Store(true)
+			r.warnRelease(run)
+			continue
+		}
+		for _, id := range run.indexes {
+			covered[id] = struct{}{}
+		}
+		t.runs = append(t.runs, run)
 	}
 	return nil
 }
 
-// Lookup returns all places of a blob.
-func (r *Repository) Lookup(h BlobHandle) []Location {
-	r.table.mu.RLock()
-	defer r.table.mu.RUnlock()
-	return slices.Clone(r.table.places[h])
+func bySize(a, b *run) int { return cmp.Compare(b.records, a.records) }
+
+func (r *Repository) warnRelease(run *run) {
+	if err := run.release(); err != nil {
+		r.warn(fmt.Errorf("close a blob table file: %w", err))
+	}
 }
 
-// Find returns one place of a blob.
-func (r *Repository) Find(h BlobHandle) (Location, bool) {
-	l := r.Lookup(h)
-	if len(l) == 0 {
-		return Location{}, false
+// covered returns the index files that runs cover.
+func (t *table) covered() map[kassett.ID]struct{} {
+	all := make(map[kassett.ID]struct{})
+	for _, run := range t.runs {
+		for _, id := range run.indexes {
+			all[id] = struct{}{}
+		}
 	}
-	return l[0], true
+	return all
+}
+
+// loadMissing reads the wanted index files that no run covers, several at once.
+func (r *Repository) loadMissing(ctx context.Context, p *kassett.Progress) error {
+	t := &r.table
+	covered := t.covered()
+	var missing []kassett.ID
+	for id := range t.want {
+		if _, is := covered[id]; !is {
+			missing = append(missing, id)
+		}
+	}
+	p.Expect(int64(len(missing)), 0)
+	var mu sync.Mutex // guards b and damaged
+	var b batch
+	var damaged error
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(max(1, r.Connections()))
+	for _, id := range missing {
+		g.Go(func() error {
+			c, err := r.readIndex(ctx, id)
+			mu.Lock()
+			defer mu.Unlock()
+			if kassett.KindOf(err) == kassett.Corrupt {
+				damaged = errors.Join(damaged, err)
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			p.Done(1, 0)
+			b.add(id, c.all())
+			if len(b.records) < batchRecords {
+				return nil
+			}
+			return r.addRun(&b)
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	if err := r.addRun(&b); err != nil {
+		return err
+	}
+	return damaged
+}
+
+func (r *Repository) readIndex(ctx context.Context, id kassett.ID) (*indexContent, error) {
+	data, err := r.LoadUnpacked(ctx, kassett.IndexFile, id)
+	if err != nil {
+		return nil, err
+	}
+	c := new(indexContent)
+	if err := c.decode(data); err != nil {
+		return nil, &kassett.Error{
+			Op: "read", What: kassett.Handle{Kind: kassett.IndexFile, ID: id}.String(), Kind: kassett.Corrupt, Err: err,
+			Hint: "run `kassett repair index`",
+		}
+	}
+	return c, nil
+}
+
+// addRun makes a run of a batch, and empties it.
+func (r *Repository) addRun(b *batch) error {
+	t := &r.table
+	if len(b.indexes) == 0 {
+		return nil
+	}
+	run, err := b.write(t.dir, r.key)
+	if err != nil && !t.own {
+		r.warn(fmt.Errorf("write the cache: %w; the blob table goes on in a temporary folder", err))
+		if t.dir, err = os.MkdirTemp("", "kassett-blobs-*"); err == nil {
+			t.own = true
+			run, err = b.write(t.dir, r.key)
+		}
+	}
+	if err != nil {
+		return tableFailed(err)
+	}
+	b.reset()
+	r.swapRuns(nil, run)
+	return nil
+}
+
+func tableFailed(err error) error {
+	return &kassett.Error{
+		Op: "make the blob table", Kind: kassett.KindOf(err), Err: err,
+		Hint: "free some room in the cache folder, or set TMPDIR to a folder that has some",
+	}
+}
+
+// tidyRuns takes what is gone out of the runs, and merges runs of one size.
+func (r *Repository) tidyRuns() error {
+	t := &r.table
+	gone := t.covered()
+	maps.DeleteFunc(gone, func(id kassett.ID, _ struct{}) bool { _, wanted := t.want[id]; return wanted })
+	for _, one := range slices.Clone(t.runs) {
+		if slices.ContainsFunc(one.indexes, func(id kassett.ID) bool { _, is := gone[id]; return is }) {
+			if err := r.merge([]*run{one}, gone); err != nil {
+				return err
+			}
+		}
+	}
+	for {
+		levels := make(map[int][]*run)
+		var crowded []*run
+		for _, one := range t.runs {
+			n := bits.Len64(one.records/levelBase) / 2 // a level is four times the one below
+			levels[n] = append(levels[n], one)
+			if len(levels[n]) >= runsPerLevel {
+				crowded = levels[n]
+			}
+		}
+		if crowded == nil {
+			return nil
+		}
+		if err := r.merge(crowded, nil); err != nil {
+			return err
+		}
+	}
+}
+
+// merge puts one run in the place of several.
+func (r *Repository) merge(runs []*run, gone map[kassett.ID]struct{}) error {
+	merged, err := mergeRuns(r.table.dir, r.key, runs, gone)
+	var bad *badRun
+	if err != nil && !errors.As(err, &bad) {
+		return tableFailed(err)
+	}
+	if err != nil {
+		return err
+	}
+	r.swapRuns(runs, merged)
+	return nil
+}
+
+// dropRun takes a broken run out. Its index files are loaded again by
+// loadMissing.
+func (r *Repository) dropRun(bad *badRun) {
+	r.warn(fmt.Errorf("read the blob table, the file is made anew: %w", bad))
+	if slices.Contains(r.table.runs, bad.run) {
+		r.swapRuns([]*run{bad.run}, nil)
+	}
+}
+
+// swapRuns puts a run, which may be nil, in the place of others.
+func (r *Repository) swapRuns(old []*run, with *run) {
+	t := &r.table
+	t.mu.Lock()
+	runs := slices.DeleteFunc(slices.Clone(t.runs), func(x *run) bool { return slices.Contains(old, x) })
+	if with != nil {
+		runs = append(runs, with)
+	}
+	slices.SortFunc(runs, bySize)
+	t.runs = runs
+	t.mu.Unlock()
+	for _, x := range old {
+		x.retired.Store(true)
+		r.warnRelease(x)
+	}
+}
+
+// addIndex makes the table know an index file that was just written.
+func (r *Repository) addIndex(ctx context.Context, id kassett.ID, packs []indexedPack) error {
+	t := &r.table
+	t.change.Lock()
+	defer t.change.Unlock()
+	if err := r.openCache(); err != nil {
+		return err
+	}
+	if t.want == nil {
+		t.want = t.covered()
+	}
+	if _, known := t.covered()[id]; known {
+		return nil
+	}
+	t.want[id] = struct{}{}
+	var b batch
+	b.add(id, func(yield func(kassett.ID, []Blob) bool) {
+		for _, p := range packs {
+			if !yield(p.id, p.blobs) {
+				return
+			}
+		}
+	})
+	if err := r.addRun(&b); err != nil {
+		return err
+	}
+	return r.updateTable(ctx, nil)
+}
+
+// mend makes a broken run anew and reports whether it could.
+func (r *Repository) mend(err error) bool {
+	t := &r.table
+	var bad *badRun
+	if !errors.As(err, &bad) {
+		return false
+	}
+	t.change.Lock()
+	defer t.change.Unlock()
+	if !slices.Contains(t.runs, bad.run) {
+		return t.broken() == nil // someone else has
+	}
+	r.dropRun(bad)
+	// Lookups have no context: what they ask must be answered, or other work
+	// would go on with a table that has a hole.
+	if err := r.updateTable(context.Background(), nil); err != nil {
+		_ = t.setErr(fmt.Errorf("make the blob table anew: %w", err))
+		return false
+	}
+	return true
+}
+
+// close gives everything back. Nothing may use the table any more.
+func (t *table) close() error {
+	t.change.Lock()
+	defer t.change.Unlock()
+	var err error
+	for _, run := range slices.Concat(t.pinned, t.runs) {
+		if t.own {
+			run.retired.Store(true)
+		}
+		err = errors.Join(err, run.release())
+	}
+	t.mu.Lock()
+	t.runs, t.pinned = nil, nil
+	t.mu.Unlock()
+	if t.own {
+		err = errors.Join(err, os.RemoveAll(t.dir))
+	}
+	t.dir, t.own, t.want = "", false, nil
+	return err
+}
+
+// ask calls fn with the runs, the largest first, until it returns true. Broken
+// runs are made anew, and fn asked again.
+func (r *Repository) ask(fn func(*run) (bool, error)) bool {
+	for range maxMends {
+		found, err := r.table.each(fn)
+		if err == nil || !r.mend(err) {
+			return found
+		}
+	}
+	return false
+}
+
+func (t *table) each(fn func(*run) (bool, error)) (bool, error) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for _, run := range t.runs {
+		if found, err := fn(run); found || err != nil {
+			return found, err
+		}
+	}
+	return false, nil
 }
 
 // Has reports whether the repository has a blob.
 func (r *Repository) Has(h BlobHandle) bool {
-	r.table.mu.RLock()
-	defer r.table.mu.RUnlock()
-	return len(r.table.places[h]) > 0
+	return r.ask(func(run *run) (bool, error) {
+		_, ok, err := run.find(h)
+		return ok, err
+	})
+}
+
+// Find returns one place of a blob.
+func (r *Repository) Find(h BlobHandle) (Location, bool) {
+	var l Location
+	ok := r.ask(func(run *run) (ok bool, err error) {
+		l, ok, err = run.first(h)
+		return ok, err
+	})
+	return l, ok
+}
+
+// Lookup returns all places of a blob, nil when the repository has none.
+func (r *Repository) Lookup(h BlobHandle) []Location {
+	var all []Location
+	r.ask(func(run *run) (bool, error) {
+		var err error
+		all, err = run.places(all, h)
+		return false, err
+	})
+	return compactPlaces(all)
+}
+
+// compactPlaces sorts and drops places that are named twice, as by two index
+// files that both name a pack, or by an answer that had to be asked for again.
+func compactPlaces(all []Location) []Location {
+	slices.SortFunc(all, func(a, b Location) int {
+		return cmp.Or(a.Pack.Compare(b.Pack), cmp.Compare(a.Offset, b.Offset))
+	})
+	return slices.Compact(all)
 }
 
 // BlobSize returns the length of a blob's plaintext in bytes.
@@ -88,40 +504,3 @@ func (r *Repository) BlobSize(h BlobHandle) (uint32, bool) {
 	l, ok := r.Find(h)
 	return l.Size(), ok
 }
-
-// Blobs yields every record of the table.
-func (r *Repository) Blobs() iter.Seq[Location] {
-	return func(yield func(Location) bool) {
-		r.table.mu.RLock()
-		var all []Location
-		for _, l := range r.table.places {
-			all = append(all, l...)
-		}
-		r.table.mu.RUnlock()
-		slices.SortFunc(all, func(a, b Location) int {
-			return cmp.Or(bytes.Compare(a.ID[:], b.ID[:]), cmp.Compare(a.Type, b.Type), a.Pack.Compare(b.Pack), cmp.Compare(a.Offset, b.Offset))
-		})
-		for _, l := range all {
-			if !yield(l) {
-				return
-			}
-		}
-	}
-}
-
-// ByPack calls fn for every pack with its blobs by offset.
-func (r *Repository) ByPack(fn func(pack kassett.ID, blobs []Blob) error) error {
-	packs := make(map[kassett.ID][]Blob)
-	for l := range r.Blobs() {
-		packs[l.Pack] = append(packs[l.Pack], l.Blob)
-	}
-	for id, blobs := range packs {
-		slices.SortFunc(blobs, func(a, b Blob) int { return cmp.Compare(a.Offset, b.Offset) })
-		if err := fn(id, blobs); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (t *table) broken() error { return nil }
