@@ -1,10 +1,19 @@
 package repo
 
 import (
+	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
+	"fmt"
+	"hash/maphash"
+	"runtime"
+	"slices"
+	"sync"
 
 	"kassett"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // FindingKind says how bad a [Finding] is.
@@ -22,8 +31,8 @@ const (
 // Finding is one thing that a check or a repair has to say.
 type Finding struct {
 	Kind FindingKind
-	What string // the thing, with its ID: "pack 3fa9…", "blob data/77e1… in pack 3fa9…"
-	Err  error  // what is wrong with it; may be nil
+	What string // the thing, with its ID: "pack 3fa9…", "data blob 77e1… in pack 3fa9…"
+	Err  error  // what is wrong with it
 	Hint string // what the operator should do next; may be empty
 }
 
@@ -34,14 +43,414 @@ type CheckOptions struct {
 	Progress *kassett.Progress
 }
 
-// Check compares what the index files, keys, snapshots and packs of the
-// repository say of themselves and of each other, and reads the packs of
-// o.ReadData. It tells report, one call at a time, everything it finds, and
-// goes on. What trees and snapshots mean is not looked at.
+// Check compares what the index files, keys, snapshots, records and packs of
+// the repository say of themselves and of each other, and reads the packs of
+// o.ReadData from the first byte to the last. It tells report everything it
+// finds, one call at a time, and goes on. The blob table on this machine is
+// not believed but compared with the index files, if it was loaded. What trees
+// mean is not looked at.
 //
 // The caller holds a lock; a shared one is enough. When something is damaged
-// or missing the error is of the kind [kassett.Corrupt]; when the check could
-// not be done, of another.
+// or missing the error is of the kind [kassett.Corrupt]; another error says
+// why the check did not come to its end. Memory grows with the number of packs,
+// by 64 bytes for each, not with that of blobs.
 func (r *Repository) Check(ctx context.Context, o CheckOptions, report func(Finding)) error {
-	return errors.ErrUnsupported
+	c := &checker{r: r, o: o, tell: report, seed: maphash.MakeSeed()}
+	// Index files are listed before packs: another host may be storing both
+	// now, and whatever an index file names was there before it.
+	indexes, err := r.listIDs(ctx, kassett.IndexFile)
+	if err != nil {
+		return err
+	}
+	if c.packs, err = r.listPacks(ctx); err != nil {
+		return err
+	}
+	c.named = make([]namedPack, len(c.packs))
+	for _, step := range []func(context.Context) error{
+		func(ctx context.Context) error { return c.indexFiles(ctx, indexes) },
+		c.packFiles,
+		c.compareTable,
+		c.otherFiles,
+		func(ctx context.Context) error { return c.readData(ctx, indexes) },
+	} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return c.verdict()
+}
+
+func (c *checker) verdict() error {
+	if c.bad == 0 {
+		return nil
+	}
+	return &kassett.Error{
+		Op: "check repository", Kind: kassett.Corrupt, Err: fmt.Errorf("%d things are damaged or missing", c.bad),
+		Hint: "copy the repository as it is to a safe place, then do what is said for each of them",
+	}
+}
+
+// checker is one check at work.
+type checker struct {
+	r    *Repository
+	o    CheckOptions
+	seed maphash.Seed
+
+	packs []storedPack // as listed, ordered by ID
+	named []namedPack  // same positions
+
+	mu       sync.Mutex // guards what follows, and entries of named
+	tell     func(Finding)
+	bad      int                     // findings of damage
+	badIndex int                     // index files among them
+	absent   map[kassett.ID]struct{} // packs that are named and not there
+	headless []storedPack            // packs whose header cannot be read
+}
+
+// namedPack is what the index files say of one pack.
+type namedPack struct {
+	bytes  uint64 // that it must have; 0 when no index file names it
+	digest uint64 // sum of those of its blobs
+	blobs  uint32
+	files  uint8 // index files that name it, at most 255
+	state  packState
+}
+
+// packState is what is odd about a pack.
+type packState uint8
+
+const (
+	packGeometry packState = 1 << iota // blobs overlap or leave gaps
+	packDisputed                       // index files disagree
+	packMixed                          // data and trees
+)
+
+func (c *checker) report(f Finding) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if f.Kind == Damage || f.Kind == Missing {
+		c.bad++
+		c.o.Progress.Problem()
+	}
+	c.tell(f)
+}
+
+// failed turns an error about one thing into a finding, unless it is about
+// everything: then it is returned.
+func (c *checker) failed(ctx context.Context, what string, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if k := kassett.KindOf(err); k == kassett.Offline || k == kassett.Interrupted {
+		return err
+	}
+	f := Finding{Kind: Damage, What: what, Err: err, Hint: kassett.HintOf(err)}
+	if kassett.KindOf(err) == kassett.NotFound {
+		f.Kind = Missing
+	}
+	c.report(f)
+	return nil
+}
+
+// listIDs returns the names of all files of a kind, ordered.
+func (r *Repository) listIDs(ctx context.Context, k kassett.FileKind) ([]kassett.ID, error) {
+	var ids []kassett.ID
+	for info, err := range r.List(ctx, k) {
+		if err != nil {
+			return nil, err
+		}
+		ids = append(ids, info.ID)
+	}
+	slices.SortFunc(ids, kassett.ID.Compare)
+	return ids, nil
+}
+
+// listPacks returns the packs of the storage, ordered by ID.
+func (r *Repository) listPacks(ctx context.Context) ([]storedPack, error) {
+	var packs []storedPack
+	for info, err := range r.List(ctx, kassett.PackFile) {
+		if err != nil {
+			return nil, err
+		}
+		packs = append(packs, storedPack{info.ID, info.Size})
+	}
+	slices.SortFunc(packs, func(a, b storedPack) int { return a.id.Compare(b.id) })
+	return packs, nil
+}
+
+// side runs fn for every item, as many at once as storage and processors can
+// take, and returns the first error.
+func side[T any](ctx context.Context, r *Repository, items []T, fn func(context.Context, T) error) error {
+	g, inner := errgroup.WithContext(ctx)
+	g.SetLimit(max(r.Connections(), runtime.GOMAXPROCS(0)))
+	for _, item := range items {
+		if inner.Err() != nil {
+			break
+		}
+		g.Go(func() error { return fn(inner, item) })
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return context.Cause(ctx)
+}
+
+// indexFiles reads what the index files say.
+func (c *checker) indexFiles(ctx context.Context, ids []kassett.ID) error {
+	c.o.Progress.Enter("read index")
+	c.o.Progress.Expect(int64(len(ids)), 0)
+	c.absent = make(map[kassett.ID]struct{})
+	return side(ctx, c.r, ids, func(ctx context.Context, id kassett.ID) error {
+		defer c.o.Progress.Done(1, 0)
+		err := c.r.eachIndexed(ctx, id, func(pack kassett.ID, blobs []Blob) error {
+			c.packNamed(id, pack, blobs)
+			return nil
+		})
+		if err == nil {
+			return nil
+		}
+		c.mu.Lock()
+		c.badIndex++
+		c.mu.Unlock()
+		err = c.failed(ctx, "index "+id.String(), &kassett.Error{
+			Err: err, Kind: kassett.KindOf(err), Hint: "run `kassett repair index`",
+		})
+		return err
+	})
+}
+
+// eachIndexed calls fn for each pack that an index file names.
+func (r *Repository) eachIndexed(ctx context.Context, index kassett.ID, fn func(pack kassett.ID, blobs []Blob) error) error {
+	plain, err := r.LoadUnpacked(ctx, kassett.IndexFile, index)
+	if err != nil {
+		return err
+	}
+	if err := decodeIndex(plain, fn); err != nil {
+		return damagedFile(kassett.Handle{Kind: kassett.IndexFile, ID: index}, err)
+	}
+	return nil
+}
+
+// packNamed takes down what index says of a pack.
+func (c *checker) packNamed(index, pack kassett.ID, blobs []Blob) {
+	now := describe(c.seed, blobs)
+	i, ok := findPack(c.packs, pack)
+	if !ok {
+		c.packAbsent(index, pack, len(blobs))
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	was := &c.named[i]
+	if was.files > 0 {
+		now.state |= was.state
+		if was.digest != now.digest {
+			now.state |= packDisputed
+		}
+		now.files = was.files
+	}
+	if now.files < 255 {
+		now.files++
+	}
+	*was = now
+}
+
+func (c *checker) packAbsent(index, pack kassett.ID, blobs int) {
+	c.mu.Lock()
+	_, told := c.absent[pack]
+	c.absent[pack] = struct{}{}
+	c.mu.Unlock()
+	if told {
+		return
+	}
+	c.report(Finding{
+		Kind: Missing, What: "pack " + pack.String(),
+		Err:  fmt.Errorf("it is not in the storage; index file %s names %d blobs in it", index, blobs),
+		Hint: "put the file back from a copy of the repository; if there is none, run `kassett repair index` and `kassett repair snapshots`",
+	})
+}
+
+// describe sums up what is said of one pack. It sorts blobs by offset.
+func describe(seed maphash.Seed, blobs []Blob) (p namedPack) {
+	byOffset := func(a, b Blob) int { return cmp.Compare(a.Offset, b.Offset) }
+	if !slices.IsSortedFunc(blobs, byOffset) {
+		slices.SortFunc(blobs, byOffset)
+	}
+	end := uint64(0)
+	p.bytes = packOverhead
+	for _, b := range blobs {
+		p.digest += digest(seed, b)
+		if uint64(b.Offset) != end {
+			p.state |= packGeometry
+		}
+		if b.Type != blobs[0].Type {
+			p.state |= packMixed
+		}
+		end = uint64(b.Offset) + uint64(b.Length)
+		p.bytes += uint64(b.Length) + uint64(entrySize(b))
+	}
+	p.blobs = uint32(len(blobs))
+	return p
+}
+
+// digest returns a number for one blob of a pack. The sum of those of all its
+// blobs, in any order, stands for what is said of the pack.
+func digest(seed maphash.Seed, b Blob) uint64 {
+	var entry [1 + 3*4 + 32]byte
+	entry[0] = byte(b.Type)
+	binary.LittleEndian.PutUint32(entry[1:], b.Offset)
+	binary.LittleEndian.PutUint32(entry[5:], b.Length)
+	binary.LittleEndian.PutUint32(entry[9:], b.Plain)
+	copy(entry[13:], b.ID[:])
+	return maphash.Bytes(seed, entry[:])
+}
+
+// packFiles compares what the index files say with what is listed.
+func (c *checker) packFiles(ctx context.Context) error {
+	c.o.Progress.Enter("compare packs")
+	c.o.Progress.Expect(int64(len(c.packs)), 0)
+	var mixed, several int
+	for i, pack := range c.packs {
+		c.o.Progress.Done(1, 0)
+		n := &c.named[i]
+		if n.state&packMixed != 0 {
+			mixed++
+		}
+		if n.files > 1 {
+			several++
+		}
+		if err := c.packFile(ctx, pack, n); err != nil {
+			return err
+		}
+	}
+	if mixed > 0 {
+		c.report(Finding{
+			Kind: Hint, What: "packs", Err: fmt.Errorf("%d have data and trees mixed, as old versions wrote them", mixed),
+			Hint: "`kassett prune` sorts them apart",
+		})
+	}
+	if several > 0 {
+		c.report(Finding{
+			Kind: Hint, What: "index", Err: fmt.Errorf("%d packs are named by several index files", several),
+			Hint: "`kassett repair index` makes it smaller",
+		})
+	}
+	return nil
+}
+
+func (c *checker) packFile(ctx context.Context, pack storedPack, n *namedPack) error {
+	f := Finding{Kind: Damage, What: "pack " + pack.id.String(), Hint: "run `kassett repair index`"}
+	switch {
+	case n.files == 0:
+		f.Kind, f.Err = Leftover, errors.New("no index file names it")
+		if f.Hint = "`kassett prune` removes it"; c.badIndex > 0 {
+			f.Hint = "run `kassett repair index`: the index file that names it may be a damaged one"
+		}
+	case n.state&packDisputed != 0:
+		f.Err = errors.New("index files disagree about what is in it")
+	case uint64(pack.size) != n.bytes:
+		f.Err = fmt.Errorf("it has %d bytes, the index says %d", pack.size, n.bytes)
+		// Either may be right: a pack whose end is as it should be was not cut.
+		if _, err := c.r.PackHeader(ctx, pack.id, pack.size); err != nil {
+			f.Err = errors.Join(f.Err, err)
+			f.Hint = repairPack(pack.id)
+		}
+	case n.state&packGeometry != 0:
+		f.Err = errors.New("the index says that blobs in it overlap or leave gaps")
+	default:
+		return nil
+	}
+	c.report(f)
+	return context.Cause(ctx)
+}
+
+func repairPack(id kassett.ID) string {
+	return "run `kassett repair packs " + id.String() + "`, or put the file back from a copy of the repository"
+}
+
+// compareTable compares the blob table of this machine, if it was loaded, with
+// the index files.
+func (c *checker) compareTable(ctx context.Context) error {
+	if c.badIndex > 0 {
+		return nil // the table cannot be complete either
+	}
+	c.o.Progress.Enter("compare blob table")
+	sums := make([]uint64, len(c.packs))
+	records, double, wrong := 0, 0, 0
+	for places := range c.r.places() {
+		if records++; records%(1<<16) == 0 && ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		double += len(places) - 1
+		for _, l := range places {
+			if i, ok := findPack(c.packs, l.Pack); ok {
+				sums[i] += digest(c.seed, l.Blob)
+			} else if _, ok := c.absent[l.Pack]; !ok {
+				wrong++
+			}
+		}
+	}
+	if records == 0 {
+		return nil
+	}
+	for i := range c.named {
+		if n := &c.named[i]; n.digest != sums[i] && n.state&packDisputed == 0 {
+			wrong++
+		}
+	}
+	if wrong > 0 {
+		c.report(Finding{
+			Kind: Damage, What: "blob table of this machine", Err: fmt.Errorf("for %d packs it is not what the index files say", wrong),
+			Hint: "remove the cache folder: it is made again; then check again",
+		})
+	}
+	if double > 0 {
+		c.report(Finding{
+			Kind: Hint, What: "blobs", Err: fmt.Errorf("%d further copies of blobs in other packs", double),
+			Hint: "`kassett prune` removes them",
+		})
+	}
+	return nil
+}
+
+// otherFiles opens every snapshot and record, and compares keys with their names.
+func (c *checker) otherFiles(ctx context.Context) error {
+	c.o.Progress.Enter("read keys and snapshots")
+	for _, k := range []kassett.FileKind{kassett.KeyFile, kassett.SnapshotFile} {
+		ids, err := c.r.listIDs(ctx, k)
+		if err != nil {
+			return err
+		}
+		c.o.Progress.Expect(int64(len(ids)), 0)
+		err = side(ctx, c.r, ids, func(ctx context.Context, id kassett.ID) error {
+			defer c.o.Progress.Done(1, 0)
+			h := kassett.Handle{Kind: k, ID: id}
+			if err := c.otherFile(ctx, h); err != nil {
+				return c.failed(ctx, h.String(), err)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if _, err := c.r.Records(ctx); err != nil {
+		return c.failed(ctx, "records", err)
+	}
+	return nil
+}
+
+func (c *checker) otherFile(ctx context.Context, h kassett.Handle) error {
+	if h.Kind == kassett.SnapshotFile {
+		_, err := c.r.LoadUnpacked(ctx, h.Kind, h.ID)
+		if err != nil {
+			err = &kassett.Error{
+				Err: err, Kind: kassett.KindOf(err),
+				Hint: "put the file back from a copy of the repository, or remove it with `kassett forget " + h.ID.String() + "`",
+			}
+		}
+		return err
+	}
+	_, err := readKeyFile(ctx, c.r.storage, h.ID)
+	return err
 }

@@ -1,8 +1,14 @@
 package repo
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"iter"
+	"math"
+	"slices"
+	"sync"
 
 	"kassett"
 )
@@ -70,9 +76,386 @@ type PrunePacks struct {
 	RemoveTotal  uint64 `json:"remove_total"`
 }
 
-// Prune removes what no blob of used needs. The caller holds an exclusive
-// lock, has loaded the index under it, and has put every blob of every
-// snapshot into used.
+// Prune removes what no blob of used needs: whole packs where nothing in them
+// is used, and the unused parts of others, by moving what is used into new
+// packs, as far as the options ask. Blobs are moved as they are sealed; each is
+// opened and hashed before it is stored again.
+//
+// The caller holds an exclusive lock, has loaded the index under it, and has put
+// every blob of every snapshot into used, which is of no use afterwards. When a
+// used blob is nowhere, or a pack that is needed is missing or has not the size
+// the index says, nothing is changed and the error is [kassett.Corrupt].
+//
+// New packs are durable before index files name them, those are before old ones
+// are removed, and those before packs are. Whatever is in the way of that, at
+// any moment, leaves a repository that has all that is used; the next prune does
+// the rest.
 func (r *Repository) Prune(ctx context.Context, used *BlobSet, o PruneOptions) (PruneStats, error) {
-	return PruneStats{}, errors.ErrUnsupported
+	limits, err := r.pruneLimits(o)
+	if err != nil {
+		return PruneStats{}, err
+	}
+	o.Progress.Enter("plan")
+	p := &pruning{r: r, o: o}
+	if err := p.makePlan(ctx, used, limits); err != nil {
+		return PruneStats{}, err
+	}
+	if o.DryRun {
+		return p.plan.stats, nil
+	}
+	for _, step := range []func(context.Context) error{p.findIndexes, p.repack, p.reindex, p.remove} {
+		if err := step(ctx); err != nil {
+			return p.plan.stats, err
+		}
+	}
+	return p.plan.stats, r.LoadIndex(ctx, o.Progress)
+}
+
+func (r *Repository) pruneLimits(o PruneOptions) (pruneLimits, error) {
+	bad := func(err, hint string) (pruneLimits, error) {
+		return pruneLimits{}, &kassett.Error{Op: "prune", Kind: kassett.Invalid, Err: errors.New(err), Hint: hint}
+	}
+	packSize := int64(cmp.Or(r.options.PackSize, defaultPackSize))
+	v2 := r.Config().Version >= 2
+	switch {
+	case o.RepackSmall < 0 || o.RepackSmall > packSize:
+		return bad(fmt.Sprintf("packs below %d bytes are to be rewritten, and new ones have %d", o.RepackSmall, packSize),
+			"choose a larger pack size, or a smaller limit")
+	case o.RepackUncompressed && !v2:
+		return bad("a repository of version 1 has no compression", "run `kassett migrate upgrade_repo_v2` first")
+	case o.RepackUncompressed && r.options.Compression == CompressOff:
+		return bad("uncompressed blobs are to be rewritten, and compression is off", "leave one of both away")
+	}
+	l := pruneLimits{
+		unused: o.MaxUnused, repack: math.MaxUint64, small: uint64(o.RepackSmall),
+		rawTrees: v2, rawData: o.RepackUncompressed, treesOnly: o.RepackTreesOnly,
+	}
+	switch {
+	case o.MaxRepackSize < 0:
+		l.repack = 0
+	case o.MaxRepackSize > 0:
+		l.repack = uint64(o.MaxRepackSize)
+	}
+	return l, nil
+}
+
+// pruning is one prune at work.
+type pruning struct {
+	r       *Repository
+	o       PruneOptions
+	plan    *prunePlan
+	records pruneRecords
+	indexes []kassett.ID // index files to replace
+}
+
+// makePlan looks at everything and changes nothing.
+func (p *pruning) makePlan(ctx context.Context, used *BlobSet, l pruneLimits) error {
+	packs, err := p.r.listPacks(ctx)
+	if err != nil {
+		return err
+	}
+	n, absent := 0, make(map[kassett.ID]struct{})
+	for places := range p.r.places() {
+		n += len(places)
+		for _, l := range places {
+			if _, ok := findPack(packs, l.Pack); !ok {
+				absent[l.Pack] = struct{}{}
+			}
+		}
+	}
+	if uint64(n) > math.MaxUint32 {
+		return &kassett.Error{Op: "prune", Kind: kassett.Invalid, Err: fmt.Errorf("%d blobs are more than can be planned for", n)}
+	}
+	for id := range absent {
+		packs = append(packs, storedPack{id, missingPack})
+	}
+	slices.SortFunc(packs, func(a, b storedPack) int { return a.id.Compare(b.id) })
+	p.records = p.r.pruneRecords(packs, used)
+	p.plan = planPrune(packs, n, p.records)
+	if err := errors.Join(used.Err(), context.Cause(ctx)); err != nil {
+		return err
+	}
+	if lost := uint64(used.Len()) - p.plan.found; lost > 0 {
+		return &kassett.Error{
+			Op: "prune", Kind: kassett.Corrupt,
+			Err:  fmt.Errorf("%d blobs that snapshots need are in no pack that the index names; nothing was changed", lost),
+			Hint: "run `kassett check`, then `kassett repair index`",
+		}
+	}
+	if err := p.brokenPacks(); err != nil {
+		return err
+	}
+	p.plan.decide(l, p.records)
+	return nil
+}
+
+// pruneRecords yields what the blob table has of these packs. Packs that a
+// writer adds meanwhile are not among them.
+func (r *Repository) pruneRecords(packs []storedPack, used *BlobSet) pruneRecords {
+	return func(yield func([]pruneRecord, bool) bool) {
+		var n uint32
+		var records []pruneRecord
+		for places := range r.places() {
+			records = records[:0]
+			for _, l := range places {
+				if i, ok := findPack(packs, l.Pack); ok {
+					records = append(records, pruneRecord{uint32(i), n, l.Blob})
+					n++
+				}
+			}
+			if len(records) > 0 && !yield(records, used.Has(records[0].BlobHandle)) {
+				return
+			}
+		}
+	}
+}
+
+// places yields where one blob of the table after another rests, each place
+// once, ordered by pack and offset. The slice is valid until the next one.
+func (r *Repository) places() iter.Seq[[]Location] {
+	return func(yield func([]Location) bool) {
+		var group []Location
+		flush := func() bool {
+			if len(group) > 1 {
+				slices.SortFunc(group, func(a, b Location) int {
+					return cmp.Or(a.Pack.Compare(b.Pack), cmp.Compare(a.Offset, b.Offset))
+				})
+				group = slices.Compact(group)
+			}
+			return len(group) == 0 || yield(group)
+		}
+		for l := range r.Blobs() {
+			if len(group) > 0 && group[0].BlobHandle != l.BlobHandle {
+				if !flush() {
+					return
+				}
+				group = group[:0]
+			}
+			group = append(group, l)
+		}
+		flush()
+	}
+}
+
+// maxNamed is how many of many things an error names.
+const maxNamed = 20
+
+// brokenPacks names the needed packs that are not what the index says.
+func (p *pruning) brokenPacks() error {
+	var faults []error
+	n, cut := 0, false
+	for i := range p.plan.broken() {
+		if n++; n > maxNamed {
+			continue
+		}
+		pack, s := p.plan.packs[i], &p.plan.sums[i]
+		if pack.size == missingPack {
+			faults = append(faults, fmt.Errorf("pack %s is missing", pack.id))
+			continue
+		}
+		cut = true
+		faults = append(faults, fmt.Errorf("pack %s has %d bytes, the index says %d", pack.id, pack.size, s.indexed))
+	}
+	if n == 0 {
+		return nil
+	}
+	if n > maxNamed {
+		faults = append(faults, fmt.Errorf("and %d more", n-maxNamed))
+	}
+	hint := "put the packs back from a copy of the repository; if there is none, run `kassett repair index` and `kassett repair snapshots`"
+	if cut {
+		hint = "run `kassett check`: it says for each pack which repair it needs"
+	}
+	return &kassett.Error{
+		Op: "prune", Kind: kassett.Corrupt, Hint: hint,
+		Err: fmt.Errorf("%d packs that snapshots need are not as they should be, nothing was changed: %w", n, errors.Join(faults...)),
+	}
+}
+
+// gone reports whether a pack leaves the index.
+func (p *pruning) gone(id kassett.ID) bool {
+	i, ok := findPack(p.plan.packs, id)
+	if !ok {
+		return false
+	}
+	f := p.plan.sums[i].fate
+	return f == fateRepack || f == fateRemove || f == fateForget
+}
+
+// findIndexes reads the index files and finds out which must be replaced. All of
+// them must be readable and name known packs only: else something is there that
+// the plan did not see.
+func (p *pruning) findIndexes(ctx context.Context) error {
+	ids, err := p.r.listIDs(ctx, kassett.IndexFile)
+	if err != nil {
+		return err
+	}
+	p.o.Progress.Enter("read index")
+	p.o.Progress.Expect(int64(len(ids)), 0)
+	var mu sync.Mutex
+	var touched, small []kassett.ID
+	err = side(ctx, p.r, ids, func(ctx context.Context, id kassett.ID) error {
+		defer p.o.Progress.Done(1, 0)
+		n, gone := 0, false
+		err := p.r.eachIndexed(ctx, id, func(pack kassett.ID, blobs []Blob) error {
+			if _, ok := findPack(p.plan.packs, pack); !ok {
+				return &kassett.Error{
+					Op: "prune", Kind: kassett.Locked, Err: fmt.Errorf("index file %s was written meanwhile", id),
+					Hint: "see that no other program writes to the repository, and run prune again",
+				}
+			}
+			n += len(blobs)
+			gone = gone || p.gone(pack)
+			return nil
+		})
+		mu.Lock()
+		defer mu.Unlock()
+		switch {
+		case gone:
+			touched = append(touched, id)
+		case n < smallIndex:
+			small = append(small, id)
+		}
+		return err
+	})
+	if len(touched) > 0 {
+		p.indexes = append(touched, small...)
+	}
+	return err
+}
+
+// reindex takes packs out of the index.
+func (p *pruning) reindex(ctx context.Context) error {
+	p.o.Progress.Enter("write index")
+	p.o.Progress.Expect(int64(len(p.indexes)), 0)
+	return p.r.rewriteIndex(ctx, p.indexes, p.gone, p.o.Progress)
+}
+
+// remove deletes packs: those the index does not name any more, and last those
+// that it did not name from the start, since they were not seen by anything else
+// that would have found a mistake.
+func (p *pruning) remove(ctx context.Context) error {
+	var old, stray []kassett.ID
+	for i, pack := range p.plan.packs {
+		switch p.plan.sums[i].fate {
+		case fateRepack, fateRemove:
+			old = append(old, pack.id)
+		case fateStray:
+			stray = append(stray, pack.id)
+		}
+	}
+	p.o.Progress.Enter("remove packs")
+	p.o.Progress.Expect(int64(len(old)+len(stray)), 0)
+	if err := p.r.deleteAll(ctx, kassett.PackFile, old, p.o.Progress); err != nil {
+		return err
+	}
+	return p.r.deleteAll(ctx, kassett.PackFile, stray, p.o.Progress)
+}
+
+// repackBatch is how many blobs are moved between two looks at the blob table,
+// about: each takes 48 bytes of memory.
+const repackBatch = 1 << 20
+
+// repack moves the blobs that stay out of packs that do not.
+func (p *pruning) repack(ctx context.Context) error {
+	packs := p.plan.stats.Packs.Repack
+	if packs == 0 {
+		return nil
+	}
+	p.o.Progress.Enter("rewrite packs")
+	p.o.Progress.Expect(int64(packs), int64(p.plan.stats.Bytes.Repack))
+	w := p.r.NewWriter(ctx, WriterOptions{Progress: p.o.Progress})
+	err := p.repackBatches(ctx, w)
+	if err == nil {
+		err = w.Flush(ctx)
+	}
+	if err != nil {
+		w.Abort()
+	}
+	return err
+}
+
+func (p *pruning) repackBatches(ctx context.Context, w *Writer) error {
+	scanners := sync.Pool{New: func() any { return p.r.newPackScanner() }}
+	for from := 0; from < len(p.plan.sums); {
+		to, n := from, 0
+		for ; to < len(p.plan.sums) && n < repackBatch; to++ {
+			if s := &p.plan.sums[to]; s.fate == fateRepack {
+				n += int(s.used)
+			}
+		}
+		err := side(ctx, p.r, p.batch(from, to, n), func(ctx context.Context, m movedPack) error {
+			s := scanners.Get().(*packScanner)
+			defer scanners.Put(s)
+			return p.move(ctx, w, s, m)
+		})
+		if err != nil {
+			return err
+		}
+		from = to
+	}
+	return nil
+}
+
+// movedPack is a pack and what is moved out of it.
+type movedPack struct {
+	pack  int
+	blobs []Blob
+}
+
+// batch returns the packs from, up to, to that are rewritten, with their n blobs
+// that stay.
+func (p *pruning) batch(from, to, n int) []movedPack {
+	blobs := make([]Blob, n)
+	var moved []movedPack
+	at := make([]int, to-from) // in moved, by pack
+	for i := from; i < to; i++ {
+		if s := &p.plan.sums[i]; s.fate == fateRepack {
+			at[i-from] = len(moved)
+			moved = append(moved, movedPack{i, blobs[:0:s.used]})
+			blobs = blobs[s.used:]
+		}
+	}
+	for places := range p.records {
+		for i := range places {
+			rec := &places[i]
+			pack := int(rec.pack)
+			if pack >= from && pack < to && p.plan.sums[pack].fate == fateRepack && p.plan.keep.has(rec.n) {
+				m := &moved[at[pack-from]]
+				m.blobs = append(m.blobs, rec.Blob)
+			}
+		}
+	}
+	return moved
+}
+
+// move stores the blobs of one pack again.
+func (p *pruning) move(ctx context.Context, w *Writer, s *packScanner, m movedPack) error {
+	pack, read := p.plan.packs[m.pack], int64(0)
+	v2 := p.r.Config().Version >= 2
+	err := s.scan(ctx, pack, m.blobs, func(b Blob, sealed []byte, err error) error {
+		read += int64(b.Length)
+		p.o.Progress.Done(0, int64(b.Length))
+		raw := v2 && b.Plain == 0 && (b.Type == TreeBlob || p.o.RepackUncompressed)
+		if err == nil && !raw {
+			err = w.SaveSealed(ctx, b, sealed)
+			if kassett.KindOf(err) != kassett.Corrupt {
+				return err
+			}
+		}
+		return p.moveContent(ctx, w, b, err)
+	})
+	p.o.Progress.Done(1, int64(p.plan.sums[m.pack].indexed)-read)
+	return err
+}
+
+// moveContent stores a blob again from its content: to compress it, or because
+// it is damaged in this pack, from wherever else it is.
+func (p *pruning) moveContent(ctx context.Context, w *Writer, b Blob, fault error) error {
+	plain, err := p.r.LoadBlob(ctx, b.BlobHandle, nil)
+	if err != nil {
+		return fmt.Errorf("move blob, nothing was removed: %w", cmp.Or(err, fault))
+	}
+	_, err = w.SaveAgain(ctx, b.Type, plain)
+	return err
 }

@@ -1,0 +1,194 @@
+package repo
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"sync"
+
+	"kassett"
+)
+
+// readData reads the packs that the caller has chosen among those that the
+// index names.
+func (c *checker) readData(ctx context.Context, indexes []kassett.ID) error {
+	var packs []storedPack
+	for i, p := range c.packs {
+		if c.named[i].files > 0 {
+			packs = append(packs, p)
+		}
+	}
+	packs = c.o.ReadData.choose(packs)
+	if len(packs) == 0 {
+		return nil
+	}
+	var bytes int64
+	for _, p := range packs {
+		bytes += p.size
+	}
+	c.o.Progress.Enter("read packs")
+	c.o.Progress.Expect(int64(len(packs)), bytes)
+	readers := sync.Pool{New: func() any { return c.newPackReader() }}
+	err := side(ctx, c.r, packs, func(ctx context.Context, p storedPack) error {
+		rd := readers.Get().(*packReader)
+		defer readers.Put(rd)
+		return c.readPack(ctx, rd, p)
+	})
+	if err != nil {
+		return err
+	}
+	return c.readHeadless(ctx, indexes)
+}
+
+// readPack checks one pack. What was read wrong is read a second time, to tell
+// a fault of the way, or of this machine, from one of the pack.
+func (c *checker) readPack(ctx context.Context, rd *packReader, p storedPack) error {
+	defer c.o.Progress.Done(1, p.size)
+	first := rd.check(ctx, p)
+	if first == nil {
+		return nil
+	}
+	again := rd.check(ctx, p)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	what := "pack " + p.id.String()
+	if again == nil {
+		c.report(Finding{
+			Kind: Hint, What: what, Err: fmt.Errorf("it was good when it was read a second time; the first time: %w", errors.Join(first...)),
+			Hint: "test the memory of this machine, and the way to the storage",
+		})
+		return nil
+	}
+	for _, err := range again {
+		if kassett.HintOf(err) == "" {
+			err = &kassett.Error{Err: err, Kind: kassett.KindOf(err), Hint: repairPack(p.id)}
+		}
+		if err := c.failed(ctx, what, err); err != nil {
+			return err
+		}
+	}
+	if rd.headless {
+		c.mu.Lock()
+		c.headless = append(c.headless, p)
+		c.mu.Unlock()
+	}
+	return nil
+}
+
+// readHeadless checks the blobs of packs whose header is damaged: where they
+// are, only the index says.
+func (c *checker) readHeadless(ctx context.Context, indexes []kassett.ID) error {
+	if len(c.headless) == 0 {
+		return nil
+	}
+	want := make(map[kassett.ID]storedPack, len(c.headless))
+	for _, p := range c.headless {
+		want[p.id] = p
+	}
+	scanner, scratch := c.r.newPackScanner(), takeBuffers()
+	defer scratch.giveBack()
+	for _, index := range indexes {
+		err := c.r.eachIndexed(ctx, index, func(id kassett.ID, blobs []Blob) error {
+			pack, ok := want[id]
+			if !ok {
+				return nil
+			}
+			delete(want, id)
+			return scanner.scan(ctx, pack, blobs, func(b Blob, sealed []byte, err error) error {
+				if err == nil {
+					scratch.plain, err = c.r.openBlob(scratch.plain[:0], b, sealed, scratch)
+				}
+				if err == nil {
+					return nil
+				}
+				return c.failed(ctx, "pack "+id.String(), &kassett.Error{Err: blobFault(b, err), Kind: kassett.Corrupt, Hint: repairPack(id)})
+			})
+		})
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if k := kassett.KindOf(err); k == kassett.Offline {
+			return err
+		}
+		// A damaged index file has been reported before.
+	}
+	return nil
+}
+
+func blobFault(b Blob, err error) error {
+	return fmt.Errorf("%s blob %s at %d, %d bytes long: %w", b.Type, b.ID, b.Offset, b.Length, err)
+}
+
+// packReader reads packs whole, one after another, in one stream each. It
+// keeps its buffers, which grow with the longest blob, not with the packs, and
+// is for one goroutine at a time.
+type packReader struct {
+	c        *checker
+	in       *bufio.Reader
+	sum      hash.Hash
+	scratch  buffers
+	headless bool // the header of the last pack cannot be read
+}
+
+func (c *checker) newPackReader() *packReader {
+	return &packReader{c: c, in: bufio.NewReaderSize(nil, scanBuffer), sum: sha256.New()}
+}
+
+// check reads pack p and returns all that is wrong with it: its bytes against
+// its name, its header against the index, each blob against its ID.
+func (rd *packReader) check(ctx context.Context, p storedPack) (faults []error) {
+	rd.headless = false
+	blobs, err := rd.c.r.PackHeader(ctx, p.id, p.size)
+	if err != nil {
+		rd.headless = kassett.KindOf(err) == kassett.Corrupt
+		faults, blobs = append(faults, err), nil
+	} else if i, ok := findPack(rd.c.packs, p.id); ok {
+		said := describe(rd.c.seed, blobs)
+		if n := &rd.c.named[i]; said.digest != n.digest && n.state&packDisputed == 0 {
+			faults = append(faults, &kassett.Error{
+				Kind: kassett.Corrupt, Err: errors.New("its header and the index disagree about what is in it"),
+				Hint: "run `kassett repair index --read-all-packs`",
+			})
+		}
+	}
+	rc, err := rd.c.r.storage.Get(ctx, kassett.Handle{Kind: kassett.PackFile, ID: p.id}, 0, p.size)
+	if err != nil {
+		return append(faults, err)
+	}
+	defer func() {
+		if err := rc.Close(); err != nil {
+			faults = append(faults, err)
+		}
+	}()
+	rd.in.Reset(rc)
+	rd.sum.Reset()
+	for _, b := range blobs {
+		if rd.scratch.sealed, err = readSealed(rd.in, rd.scratch.sealed, int64(b.Length)); err != nil {
+			return append(faults, blobFault(b, err))
+		}
+		_, _ = rd.sum.Write(rd.scratch.sealed) // never fails
+		if rd.scratch.plain, err = rd.c.r.openBlob(rd.scratch.plain[:0], b, rd.scratch.sealed, &rd.scratch); err != nil {
+			faults = append(faults, blobFault(b, err))
+		}
+	}
+	if _, err := io.Copy(rd.sum, rd.in); err != nil {
+		return append(faults, fmt.Errorf("read to the end: %w", err))
+	}
+	if id := kassett.ID(rd.sum.Sum(nil)); id != p.id {
+		faults = append(faults, &kassett.Error{Kind: kassett.Corrupt, Err: fmt.Errorf("its bytes have the hash %s", id)})
+	}
+	rd.trim()
+	return faults
+}
+
+// trim gives back memory that an unusually long blob took.
+func (rd *packReader) trim() {
+	if cap(rd.scratch.sealed)+cap(rd.scratch.frame)+cap(rd.scratch.plain) > 3*keepBuffers {
+		rd.scratch = buffers{}
+	}
+}
