@@ -1,0 +1,225 @@
+//go:build linux
+
+// Command bench compares Kassett with restic and Borg: side by side, on the
+// same generated data, in one run. docs/performance.md says how to read what
+// it prints and how to repeat it.
+//
+// For each corpus and each run it makes fresh repositories and then, phase by
+// phase, lets every tool do the same work: first backup, backup of nothing new,
+// backup after one percent changed, restore, and a check that reads all data.
+// The tools take turns within a phase, so that a disturbance of the machine
+// meets all of them. It measures CPU seconds, wall time, the largest resident
+// memory and stored bytes, compares what was restored with the source, and
+// prints medians and ratios. It fails when a tool fails or restores something
+// else than it was given, and never because of a time.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+// options are the flags.
+type options struct {
+	corpora  string
+	peers    string
+	extra    extraPeers
+	runs     int
+	scale    float64
+	dir, out string
+	kassett  string
+	profile  bool
+}
+
+// extraPeers are restics of other versions, NAME=PATH.
+type extraPeers []string
+
+func (e *extraPeers) String() string { return strings.Join(*e, " ") }
+
+func (e *extraPeers) Set(s string) error {
+	name, path, ok := strings.Cut(s, "=")
+	if !ok || name == "" || path == "" {
+		return errors.New("want NAME=PATH")
+	}
+	*e = append(*e, s)
+	return nil
+}
+
+func main() {
+	var o options
+	flag.StringVar(&o.corpora, "corpora", "docs,pacs,db", "`names` of the data to work on")
+	flag.StringVar(&o.peers, "peers", "restic,borg", "`names` of the tools to compare with, found in PATH")
+	flag.Var(&o.extra, "peer", "one more restic, as `NAME=PATH`; may be given again")
+	flag.IntVar(&o.runs, "runs", 3, "how often everything is done; the table shows medians")
+	flag.Float64Var(&o.scale, "scale", 1, "size of the data; 0.001 is enough to see that all works")
+	flag.StringVar(&o.dir, "dir", "", "`folder` to work in (default: a new one in the system's folder for temporary files)")
+	flag.StringVar(&o.out, "out", filepath.Join("bench", "out"), "`folder` for the CSV and Markdown files")
+	flag.StringVar(&o.kassett, "kassett", "", "`path` of the binary (default: it is built)")
+	flag.BoolVar(&o.profile, "profile", false, "write a CPU profile of each Kassett command into the -out folder, and no CPU figures to trust")
+	flag.Parse()
+
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, o); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// run prepares the tools and works through all corpora.
+func run(ctx context.Context, o options) (err error) {
+	if flag.NArg() > 0 || o.runs < 1 || o.scale <= 0 {
+		return errors.New("want flags only, runs from 1, and a scale above 0: see -help")
+	}
+	work, err := os.MkdirTemp(o.dir, "kassett-bench-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
+	if err := os.MkdirAll(o.out, 0o755); err != nil {
+		return err
+	}
+	tools, err := findTools(ctx, o, work)
+	if err != nil {
+		return err
+	}
+	r := &report{tools: tools, machine: describeMachine(work), scale: o.scale, runs: o.runs}
+	r.say("%s", r.machine)
+	for _, t := range tools {
+		r.say("%-12s %s", t.name, t.version)
+	}
+	for name := range strings.SplitSeq(o.corpora, ",") {
+		make, ok := corpora[name]
+		if !ok {
+			return fmt.Errorf("no corpus %q: there are docs, pacs and db", name)
+		}
+		if err := benchCorpus(ctx, o, r, corpusAt(filepath.Join(work, "source"), name, make, o.scale), work); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return r.write(o.out)
+}
+
+// benchCorpus does all runs of one corpus.
+func benchCorpus(ctx context.Context, o options, r *report, c *corpus, work string) (err error) {
+	r.say("\n%s: generating %s", c.name, c.kind.about)
+	if err := c.generate(); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(c.dir)) }()
+	size, err := c.measure()
+	if err != nil {
+		return err
+	}
+	r.begin(c.name, size)
+	for n := 1; n <= o.runs; n++ {
+		tools := slices.Clone(r.tools)
+		// Another one begins in each run.
+		for range (n - 1) % len(tools) {
+			tools = append(tools[1:], tools[0])
+		}
+		if err := c.run(ctx, o, r, tools, n, work); err != nil {
+			return err
+		}
+	}
+	r.table(os.Stdout, c.name)
+	return nil
+}
+
+// run does all phases once.
+func (c *corpus) run(ctx context.Context, o options, r *report, tools []*tool, n int, work string) (err error) {
+	for _, t := range tools {
+		if err := t.fresh(ctx, filepath.Join(work, "tools", t.name)); err != nil {
+			return fmt.Errorf("%s: init: %w", t.name, err)
+		}
+		defer func() { err = errors.Join(err, os.RemoveAll(t.home)) }()
+	}
+	for _, phase := range phases {
+		if phase == changed {
+			if err := c.change(uint64(n)); err != nil {
+				return err
+			}
+		}
+		for _, t := range tools {
+			s, err := c.measurePhase(ctx, t, phase, o.profileOf(t, c.name, phase), work)
+			if err != nil {
+				return fmt.Errorf("%s: %s: %w", t.name, phase, err)
+			}
+			s.corpus, s.phase, s.run, s.tool = c.name, phase, n, t.name
+			r.add(s)
+			r.say("run %d  %-9s  %-12s  %s", n, phase, t.name, s)
+		}
+	}
+	return nil
+}
+
+// measurePhase lets one tool do one phase, and looks at what came of it.
+func (c *corpus) measurePhase(ctx context.Context, t *tool, phase, profile, work string) (sample, error) {
+	before, err := folderSize(t.repo)
+	if err != nil {
+		return sample{}, err
+	}
+	cmd := t.command(ctx, phase, c)
+	if profile != "" {
+		cmd.Env = append(cmd.Env, "KASSETT_CPUPROFILE="+profile)
+	}
+	var p *place
+	if phase == restore {
+		size, err := c.measure()
+		if err != nil {
+			return sample{}, err
+		}
+		if p, err = freshPlace(ctx, filepath.Join(work, "restore"), size); err != nil {
+			return sample{}, err
+		}
+		defer p.remove()
+		t.into(cmd, p.dir)
+	}
+	s, err := measure(cmd)
+	if err != nil {
+		return s, err
+	}
+	after, err := folderSize(t.repo)
+	if err != nil {
+		return s, err
+	}
+	s.repo, s.added = after.bytes, after.bytes-before.bytes
+	if phase == restore {
+		if err := compareTrees(c.dir, filepath.Join(p.dir, c.dir)); err != nil {
+			return s, fmt.Errorf("what was restored is not what was saved: %w", err)
+		}
+		s.place = p.kind
+		return s, p.remove()
+	}
+	return s, nil
+}
+
+// profileOf returns where the profile of a command goes, or "".
+func (o options) profileOf(t *tool, corpus, phase string) string {
+	if !o.profile || !t.ours {
+		return ""
+	}
+	abs, err := filepath.Abs(filepath.Join(o.out, fmt.Sprintf("%s-%s-%s.pprof", t.name, corpus, phase)))
+	if err != nil {
+		return ""
+	}
+	return abs
+}
+
+// lookPath finds a peer, and says how to get it.
+func lookPath(name string) (string, error) {
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return "", fmt.Errorf("%w: `make deps` installs it; -peers chooses others", err)
+	}
+	return filepath.Abs(path)
+}
