@@ -23,6 +23,7 @@ type env struct {
 	getenv func(string) string
 
 	stdinTerminal  bool       // a person can be asked
+	stdoutTerminal bool       // binary data would do harm there
 	stderrTerminal bool       // a line can be redrawn
 	width          func() int // of stderr, in columns; 0 when it is unknown
 	// readPassword reads a line from the terminal without showing it.
@@ -48,6 +49,7 @@ func systemEnv() env {
 			return os.Getenv(name)
 		},
 		stdinTerminal:  term.IsTerminal(int(os.Stdin.Fd())),
+		stdoutTerminal: term.IsTerminal(int(os.Stdout.Fd())),
 		stderrTerminal: term.IsTerminal(int(os.Stderr.Fd())) && os.Getenv("TERM") != "dumb",
 		width: func() int {
 			w, _, err := term.GetSize(int(os.Stderr.Fd()))

@@ -101,3 +101,14 @@ func (a *app) warn(what string, err error) {
 func oneLine(s string) string {
 	return safe(strings.ReplaceAll(strings.TrimSpace(s), "\n", "; "))
 }
+
+// notice names something worth knowing by which nothing is lost.
+func (a *app) notice(what string, err error) {
+	if a.flags.quiet || a.flags.json {
+		return
+	}
+	if what != "" {
+		what = safe(what) + ": "
+	}
+	a.ui.line("kassett: note: " + what + oneLine(err.Error()))
+}

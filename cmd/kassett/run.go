@@ -26,7 +26,7 @@ type app struct {
 	env
 	flags globals
 	out   *results // its first error stops the command
-	ui    *ui           // talk
+	ui    *ui      // talk
 }
 
 // globals are the flags that every command has.
@@ -118,7 +118,7 @@ KASSETT_REPOSITORY, KASSETT_PASSWORD_FILE, KASSETT_PASSWORD_COMMAND.`,
 // commands makes every command, by the group the help shows it in.
 func (a *app) commands() map[string][]*cobra.Command {
 	return map[string][]*cobra.Command{
-		groupDaily:  {a.initCommand()},
+		groupDaily:  {a.initCommand(), a.backupCommand(), a.snapshotsCommand(), a.restoreCommand(), a.checkCommand()},
 		groupLook:   {},
 		groupKeep:   {},
 		groupRepair: {},

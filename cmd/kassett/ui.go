@@ -82,7 +82,14 @@ func (u *ui) clean() {
 // watch shows what p counts until stop is called: a live line on a terminal,
 // status lines of JSON on stdout, a line every half minute into a log. It
 // writes nothing with --quiet, and nothing is left of it after stop.
-func (a *app) watch(p *kassett.Progress) (stop func()) {
+func (a *app) watch(p *kassett.Progress) (stop func()) { return a.watchFor(p, nil) }
+
+// watched reports whether somebody sees progress often enough to want to know
+// how much is left.
+func (a *app) watched() bool { return !a.flags.quiet && (a.flags.json || a.ui.live) }
+
+// watchFor is watch with the amount of work counted by somebody else.
+func (a *app) watchFor(p *kassett.Progress, work *workload) (stop func()) {
 	if a.flags.quiet {
 		return func() {}
 	}
@@ -102,7 +109,7 @@ func (a *app) watch(p *kassett.Progress) (stop func()) {
 		defer close(ended)
 		tick := time.NewTicker(every)
 		defer tick.Stop()
-		for m := newMeter(p); ; {
+		for m := newMeter(p, work); ; {
 			select {
 			case <-done:
 				return
@@ -153,6 +160,7 @@ func (a *app) status(m *meter) {
 // meter turns what a Progress counts into rates. It is used by one goroutine.
 type meter struct {
 	p            *kassett.Progress
+	work         *workload // what there is to do in all, when p does not know; may be nil
 	begun        time.Time
 	now          kassett.Look
 	stageBegun   time.Time
@@ -163,9 +171,9 @@ type meter struct {
 	smoothedOnce bool
 }
 
-func newMeter(p *kassett.Progress) *meter {
+func newMeter(p *kassett.Progress, work *workload) *meter {
 	t := time.Now()
-	return &meter{p: p, begun: t, stageBegun: t, lastAt: t}
+	return &meter{p: p, work: work, begun: t, stageBegun: t, lastAt: t}
 }
 
 func (m *meter) total() time.Duration { return time.Since(m.begun) }
@@ -173,6 +181,9 @@ func (m *meter) total() time.Duration { return time.Since(m.begun) }
 // look takes the state of this moment.
 func (m *meter) look() {
 	m.now = m.p.Look()
+	if m.work != nil {
+		m.now.ItemsWanted, m.now.BytesWanted = m.work.counted()
+	}
 	t := time.Now()
 	if m.now.Stage != m.lastStage || m.now.Bytes < m.lastBytes {
 		m.lastStage, m.stageBegun, m.lastAt, m.lastBytes, m.smoothedOnce = m.now.Stage, t, t, m.now.Bytes, false

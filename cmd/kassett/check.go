@@ -1,0 +1,158 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"kassett"
+	"kassett/repo"
+	"kassett/snapshot"
+
+	"github.com/spf13/cobra"
+)
+
+func (a *app) checkCommand() *cobra.Command {
+	var (
+		readData bool
+		subset   string
+		filter   filterFlags
+	)
+	cmd := &cobra.Command{
+		Use:   "check [flags] [ID...]",
+		Short: "Prove that what is kept is whole",
+		Long: `Check compares everything the repository says of itself: that every pack is
+there with the right size, that the index and the packs agree, that every
+snapshot's folders and files lead to pieces that are there and sum up to the
+right size.
+
+With --read-data every stored byte is read, opened and hashed again. On a large
+repository a part may do each time: --read-data-subset 1/30 on the first of the
+month, 2/30 on the second; or 5%, or 50G, chosen at random.
+
+It trusts no cache. What is damaged is named, and the exit code is 4.`,
+		RunE: func(cmd *cobra.Command, ids []string) error {
+			data := repo.Subset{}
+			switch {
+			case readData && subset != "":
+				return invalid("check", "", "give only one of --read-data and --read-data-subset", errors.New("both are named"))
+			case readData:
+				data = repo.Subset{All: true}
+			case subset != "":
+				var err error
+				if data, err = repo.ParseSubset(subset); err != nil {
+					return err
+				}
+			}
+			a.flags.noCache = true
+			return a.within(cmd.Context(), checking, func(ctx context.Context, r *repo.Repository) error {
+				return a.check(ctx, r, data, filter.filter(), ids)
+			})
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVar(&readData, "read-data", false, "read every stored byte")
+	f.StringVar(&subset, "read-data-subset", "", "read a `part`: n/m, a percentage or a size")
+	filter.register(f, "H")
+	return cmd
+}
+
+// checkResult is the summary of a check as JSON.
+type checkResult struct {
+	MessageType string   `json:"message_type"` // "summary"
+	Errors      int      `json:"num_errors"`
+	BrokenPacks []string `json:"broken_packs"`
+	RepairIndex bool     `json:"suggest_repair_index"`
+	Prune       bool     `json:"suggest_prune"`
+	ReadData    string   `json:"read_data"` // the subset that was read, "none" or "all"
+}
+
+func (a *app) check(ctx context.Context, r *repo.Repository, data repo.Subset, f snapshot.Filter, ids []string) error {
+	res := checkResult{MessageType: "summary", BrokenPacks: []string{}, ReadData: data.String()}
+	p := new(kassett.Progress)
+	stop := a.watch(p)
+	defer stop()
+	report := func(found repo.Finding) { a.finding(found, &res) }
+
+	damage := r.Check(ctx, repo.CheckOptions{ReadData: data, Progress: p}, report)
+	if damage != nil && kassett.KindOf(damage) != kassett.Corrupt {
+		return damage
+	}
+	list, err := a.checkTrees(ctx, r, f, ids, p, report)
+	damage = errors.Join(damage, err)
+	stop()
+	if damage != nil && kassett.KindOf(damage) != kassett.Corrupt {
+		return damage
+	}
+	if a.flags.json {
+		return errors.Join(a.json(res), damage)
+	}
+	if damage != nil {
+		if res.Errors == 0 {
+			return damage
+		}
+		return &kassett.Error{Op: "check repository", Kind: kassett.Corrupt, Hint: a.afterCheck(res),
+			Err: errors.New(plural(res.Errors, "fault was", "faults were") + " found and named")}
+	}
+	read := "no stored data was read; --read-data does"
+	if !data.None() {
+		read = "stored data that was read: " + data.String()
+	}
+	return a.summary("no faults found: %s, index and packs agree (%s)\n", plural(list, "snapshot", "snapshots"), read)
+}
+
+// checkTrees checks what the snapshots lead to, and returns how many there are.
+func (a *app) checkTrees(ctx context.Context, r *repo.Repository, f snapshot.Filter, ids []string, p *kassett.Progress, report func(repo.Finding)) (int, error) {
+	p.Enter("read index")
+	if err := r.LoadIndex(ctx, p); err != nil {
+		return 0, err
+	}
+	list, err := snapshot.FindAll(ctx, r, f, ids)
+	if err != nil && kassett.KindOf(err) != kassett.Corrupt {
+		return 0, err
+	}
+	p.Enter("check trees")
+	_, damage := snapshot.Check(ctx, r, snapshot.CheckOptions{Snapshots: list, Progress: p}, report)
+	return len(list), errors.Join(err, damage)
+}
+
+// finding names one thing that a check found.
+func (a *app) finding(f repo.Finding, res *checkResult) {
+	bad := f.Kind == repo.Damage || f.Kind == repo.Missing
+	if bad {
+		res.Errors++
+		if id, ok := strings.CutPrefix(f.What, "pack "); ok && len(id) == 64 {
+			res.BrokenPacks = append(res.BrokenPacks, id)
+		} else {
+			res.RepairIndex = res.RepairIndex || strings.HasPrefix(f.What, "index ")
+		}
+	}
+	res.Prune = res.Prune || f.Kind == repo.Leftover
+	a.tellFinding(f, bad)
+}
+
+// tellFinding prints a finding, harmless ones only when more is wanted.
+func (a *app) tellFinding(f repo.Finding, bad bool) {
+	err := f.Err
+	if err == nil {
+		err = errors.New(string(f.Kind))
+	}
+	if bad {
+		a.warn(f.What, &kassett.Error{Op: string(f.Kind), Hint: f.Hint, Err: err})
+		return
+	}
+	if a.flags.verbose > 0 {
+		a.notice(f.What, err)
+	}
+}
+
+// afterCheck is what to do about damage.
+func (a *app) afterCheck(res checkResult) string {
+	switch {
+	case len(res.BrokenPacks) > 0:
+		return "copy the repository first; then kassett repair packs " + strings.Join(res.BrokenPacks, " ") + " and kassett repair snapshots --forget, or restore from another copy"
+	case res.RepairIndex:
+		return "run kassett repair index"
+	}
+	return "follow what was named above, beginning with the first"
+}
