@@ -165,11 +165,13 @@ func (n *node) unroll() {
 func (r *root) find(path string) (place, error) {
 	at := &r.top
 	rest := path
-	for rest != "" {
-		name, next, _ := strings.Cut(rest, "/")
-		if name == "" || name == "." || name == ".." {
+	for name := range strings.SplitSeq(path, "/") {
+		if path != "" && (name == "" || name == "." || name == "..") {
 			return place{}, fmt.Errorf("find %q: %w", path, fs.ErrInvalid)
 		}
+	}
+	for rest != "" {
+		name, next, _ := strings.Cut(rest, "/")
 		kid := at.kids[name]
 		if kid == nil {
 			break

@@ -44,13 +44,21 @@ type Target struct {
 	warned        sync.Once
 
 	mu     sync.Mutex
-	claims map[string]bool // paths that a part, or a file named like one, takes up
-	mounts map[uint64]string
+	claims map[string]claim  // paths taken by parts, and by files named like one
+	mounts map[uint64]string // file system → a folder on it
 }
 
 var (
 	_ kassett.Target   = (*Target)(nil)
 	_ kassett.Readable = (*Target)(nil)
+)
+
+// claim says what a path that looks like a part's is.
+type claim uint8
+
+const (
+	claimPart  claim = iota + 1 // a part being written
+	claimFinal                  // a restored file that happens to be called so
 )
 
 // partSuffix marks a file that is being restored.
@@ -65,7 +73,7 @@ func NewTarget(dir string, o TargetOptions) (*Target, error) {
 	if dir == "" {
 		return nil, &kassett.Error{Op: "restore files", Kind: kassett.Invalid, Err: errors.New("no folder to restore to"), Hint: "name a folder"}
 	}
-	t := &Target{dir: dir, o: o, claims: map[string]bool{}, mounts: map[uint64]string{}}
+	t := &Target{dir: dir, o: o, claims: map[string]claim{}, mounts: map[uint64]string{}}
 	t.open.init(targetHandles)
 	return t, nil
 }
@@ -379,17 +387,16 @@ func (t *Target) remove(ctx context.Context, path string) error {
 
 // file is one regular file being restored.
 type file struct {
-	t       *Target
-	h       *handle // its folder
-	path    string
-	name    string // final
-	part    string // what it is called until then
-	entry   *kassett.Entry
-	f       part
-	reused  bool         // the part was there
-	end     atomic.Int64 // of what was written
-	closed  bool
-	claimed []string
+	t      *Target
+	h      *handle // its folder
+	path   string
+	name   string // final
+	part   string // what it is called until then
+	entry  *kassett.Entry
+	f      part
+	reused bool         // the part was there
+	end    atomic.Int64 // of what was written
+	closed bool
 }
 
 // Open implements [kassett.Target]. A part that an interrupted restore left is
@@ -422,20 +429,20 @@ func (f *file) claim() error {
 	f.t.mu.Lock()
 	defer f.t.mu.Unlock()
 	if strings.HasSuffix(f.name, partSuffix) {
-		if f.t.claims[f.path] {
+		if f.t.claims[f.path] == claimPart {
 			return exists("write", f.path)
 		}
-		f.t.claims[f.path] = true // for good
+		f.t.claims[f.path] = claimFinal
 	}
 	f.part = f.name + partSuffix
-	if len(f.part) > maxName || f.t.claims[join(dir, f.part)] {
+	if len(f.part) > maxName || f.t.claims[join(dir, f.part)] != 0 {
 		sum := sha256.Sum256([]byte(f.name))
 		f.part = hex.EncodeToString(sum[:16]) + partSuffix
-		if f.t.claims[join(dir, f.part)] {
+		if f.t.claims[join(dir, f.part)] != 0 {
 			return exists("write", f.path)
 		}
 	}
-	f.t.claims[join(dir, f.part)] = true
+	f.t.claims[join(dir, f.part)] = claimPart
 	return nil
 }
 
