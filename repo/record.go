@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -200,12 +201,14 @@ func (s recordSigner) encode(rec Record, after []kassett.ID) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	line = append(line, '\n')
-	seal, err := json.Marshal(recordSeal{Signer: s.public(), Signature: ed25519.Sign(s.key, line)})
-	if err != nil {
-		return nil, err
-	}
-	return append(append(line, seal...), '\n'), nil
+	return s.sign(append(line, '\n')), nil
+}
+
+// sign appends the second line to the first, which ends with its line end.
+func (s recordSigner) sign(line []byte) []byte {
+	return fmt.Appendf(line, "{\"ed25519\":\"%s\",\"signature\":\"%s\"}\n",
+		base64.StdEncoding.EncodeToString(s.public()),
+		base64.StdEncoding.EncodeToString(ed25519.Sign(s.key, line)))
 }
 
 // decode reads and verifies the bytes of a record file. An error that is not
