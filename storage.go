@@ -107,6 +107,8 @@ type Storage interface {
 	// the listing ends: what it gave is not complete.
 	List(ctx context.Context, k FileKind) iter.Seq2[Info, error]
 	// Delete removes a file. One that is not there is a [NotFound] error.
+	// When it returns nil for an index, a snapshot, a key or the config, the
+	// removal survives a power cut; a pack or a lock may then come back.
 	Delete(ctx context.Context, h Handle) error
 }
 

@@ -54,7 +54,11 @@ func compareEntry(want, got string) error {
 	if !a.ModTime().Equal(b.ModTime()) {
 		return fmt.Errorf("%s: time %v, was %v", got, b.ModTime(), a.ModTime())
 	}
-	x, y := a.Sys().(*syscall.Stat_t), b.Sys().(*syscall.Stat_t)
+	x, okA := a.Sys().(*syscall.Stat_t)
+	y, okB := b.Sys().(*syscall.Stat_t)
+	if !okA || !okB {
+		return fmt.Errorf("%s: no owner known", got)
+	}
 	if x.Uid != y.Uid || x.Gid != y.Gid {
 		return fmt.Errorf("%s: owner %d:%d, was %d:%d", got, y.Uid, y.Gid, x.Uid, x.Gid)
 	}
@@ -64,9 +68,11 @@ func compareEntry(want, got string) error {
 		if err != nil {
 			return err
 		}
-		if now, err := os.Readlink(got); err != nil || now != to {
-			return fmt.Errorf("%s: links to %q (%v), was %q", got, now, err, to)
+		now, err := os.Readlink(got)
+		if err == nil && now != to {
+			err = fmt.Errorf("%s: links to %q, was %q", got, now, to)
 		}
+		return err
 	case a.Mode().IsRegular():
 		if a.Size() != b.Size() {
 			return fmt.Errorf("%s: %d bytes, was %d", got, b.Size(), a.Size())
@@ -81,12 +87,12 @@ func compareBytes(want, got string) error {
 	if err != nil {
 		return err
 	}
-	defer a.Close()
+	defer func() { _ = a.Close() }() // only read
 	b, err := os.Open(got)
 	if err != nil {
 		return err
 	}
-	defer b.Close()
+	defer func() { _ = b.Close() }()
 	x, y := make([]byte, 256<<10), make([]byte, 256<<10)
 	for off := int64(0); ; off += int64(len(x)) {
 		n, err := io.ReadFull(a, x)

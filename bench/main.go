@@ -75,6 +75,13 @@ func main() {
 	}
 }
 
+// bench is one call of the command.
+type bench struct {
+	options
+	*report
+	work string // everything that is made is in this folder, and goes with it
+}
+
 // run prepares the tools and works through all corpora.
 func run(ctx context.Context, o options) (err error) {
 	if flag.NArg() > 0 || o.runs < 1 || o.scale <= 0 {
@@ -92,26 +99,26 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	r := &report{tools: tools, machine: describeMachine(work), scale: o.scale, runs: o.runs}
-	r.say("%s", r.machine)
+	b := &bench{o, &report{tools: tools, machine: describeMachine(work), scale: o.scale, runs: o.runs}, work}
+	b.say("%s", b.machine)
 	for _, t := range tools {
-		r.say("%-12s %s", t.name, t.version)
+		b.say("%-12s %s", t.name, t.version)
 	}
 	for name := range strings.SplitSeq(o.corpora, ",") {
-		make, ok := corpora[name]
+		kind, ok := corpora[name]
 		if !ok {
 			return fmt.Errorf("no corpus %q: there are docs, pacs and db", name)
 		}
-		if err := benchCorpus(ctx, o, r, corpusAt(filepath.Join(work, "source"), name, make, o.scale), work); err != nil {
+		if err := b.corpus(ctx, corpusAt(filepath.Join(work, "source"), name, kind, o.scale)); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	return r.write(o.out)
+	return b.write(o.out)
 }
 
-// benchCorpus does all runs of one corpus.
-func benchCorpus(ctx context.Context, o options, r *report, c *corpus, work string) (err error) {
-	r.say("\n%s: generating %s", c.name, c.kind.about)
+// corpus does all runs of one corpus.
+func (b *bench) corpus(ctx context.Context, c *corpus) (err error) {
+	b.say("%s: generating %s", c.name, c.kind.about)
 	if err := c.generate(); err != nil {
 		return err
 	}
@@ -120,25 +127,22 @@ func benchCorpus(ctx context.Context, o options, r *report, c *corpus, work stri
 	if err != nil {
 		return err
 	}
-	r.begin(c.name, size)
-	for n := 1; n <= o.runs; n++ {
-		tools := slices.Clone(r.tools)
-		// Another one begins in each run.
-		for range (n - 1) % len(tools) {
-			tools = append(tools[1:], tools[0])
-		}
-		if err := c.run(ctx, o, r, tools, n, work); err != nil {
+	b.begin(c.name, size)
+	for n := 1; n <= b.options.runs; n++ {
+		if err := b.once(ctx, c, n); err != nil {
 			return err
 		}
 	}
-	r.table(os.Stdout, c.name)
+	b.table(os.Stdout, c.name)
 	return nil
 }
 
-// run does all phases once.
-func (c *corpus) run(ctx context.Context, o options, r *report, tools []*tool, n int, work string) (err error) {
+// once does all phases, for the n-th time.
+func (b *bench) once(ctx context.Context, c *corpus, n int) (err error) {
+	turn := (n - 1) % len(b.tools) // another one begins in each run
+	tools := slices.Concat(b.tools[turn:], b.tools[:turn])
 	for _, t := range tools {
-		if err := t.fresh(ctx, filepath.Join(work, "tools", t.name)); err != nil {
+		if err := t.fresh(ctx, filepath.Join(b.work, "tools", t.name)); err != nil {
 			return fmt.Errorf("%s: init: %w", t.name, err)
 		}
 		defer func() { err = errors.Join(err, os.RemoveAll(t.home)) }()
@@ -150,42 +154,41 @@ func (c *corpus) run(ctx context.Context, o options, r *report, tools []*tool, n
 			}
 		}
 		for _, t := range tools {
-			s, err := c.measurePhase(ctx, t, phase, o.profileOf(t, c.name, phase), work)
+			s, err := b.phase(ctx, t, phase, c)
 			if err != nil {
 				return fmt.Errorf("%s: %s: %w", t.name, phase, err)
 			}
 			s.corpus, s.phase, s.run, s.tool = c.name, phase, n, t.name
-			r.add(s)
-			r.say("run %d  %-9s  %-12s  %s", n, phase, t.name, s)
+			b.add(s)
+			b.say("run %d  %-9s  %-12s  %s", n, phase, t.name, s)
 		}
 	}
 	return nil
 }
 
-// measurePhase lets one tool do one phase, and looks at what came of it.
-func (c *corpus) measurePhase(ctx context.Context, t *tool, phase, profile, work string) (sample, error) {
+// phase lets one tool do one phase, and looks at what came of it.
+func (b *bench) phase(ctx context.Context, t *tool, phase string, c *corpus) (s sample, err error) {
 	before, err := folderSize(t.repo)
 	if err != nil {
-		return sample{}, err
+		return s, err
 	}
 	cmd := t.command(ctx, phase, c)
-	if profile != "" {
-		cmd.Env = append(cmd.Env, "KASSETT_CPUPROFILE="+profile)
+	if err := b.profileTo(cmd, t, c.name+"-"+phase); err != nil {
+		return s, err
 	}
 	var p *place
 	if phase == restore {
 		size, err := c.measure()
 		if err != nil {
-			return sample{}, err
+			return s, err
 		}
-		if p, err = freshPlace(ctx, filepath.Join(work, "restore"), size); err != nil {
-			return sample{}, err
+		if p, err = freshPlace(ctx, filepath.Join(b.work, "restore"), size); err != nil {
+			return s, err
 		}
-		defer p.remove()
+		defer func() { err = errors.Join(err, p.remove()) }()
 		t.into(cmd, p.dir)
 	}
-	s, err := measure(cmd)
-	if err != nil {
+	if s, err = measure(cmd); err != nil {
 		return s, err
 	}
 	after, err := folderSize(t.repo)
@@ -194,32 +197,20 @@ func (c *corpus) measurePhase(ctx context.Context, t *tool, phase, profile, work
 	}
 	s.repo, s.added = after.bytes, after.bytes-before.bytes
 	if phase == restore {
+		s.place = p.kind
 		if err := compareTrees(c.dir, filepath.Join(p.dir, c.dir)); err != nil {
 			return s, fmt.Errorf("what was restored is not what was saved: %w", err)
 		}
-		s.place = p.kind
-		return s, p.remove()
 	}
 	return s, nil
 }
 
-// profileOf returns where the profile of a command goes, or "".
-func (o options) profileOf(t *tool, corpus, phase string) string {
-	if !o.profile || !t.ours {
-		return ""
+// profileTo makes one of our own commands write a profile, when asked for.
+func (b *bench) profileTo(cmd *exec.Cmd, t *tool, name string) error {
+	if !b.profile || !t.ours {
+		return nil
 	}
-	abs, err := filepath.Abs(filepath.Join(o.out, fmt.Sprintf("%s-%s-%s.pprof", t.name, corpus, phase)))
-	if err != nil {
-		return ""
-	}
-	return abs
-}
-
-// lookPath finds a peer, and says how to get it.
-func lookPath(name string) (string, error) {
-	path, err := exec.LookPath(name)
-	if err != nil {
-		return "", fmt.Errorf("%w: `make deps` installs it; -peers chooses others", err)
-	}
-	return filepath.Abs(path)
+	path, err := filepath.Abs(filepath.Join(b.out, name+".pprof"))
+	cmd.Env = append(cmd.Env, "KASSETT_CPUPROFILE="+path)
+	return err
 }

@@ -109,24 +109,24 @@ func describeMachine(work string) string {
 		}
 	}
 	var u syscall.Utsname
-	kernel := ""
+	var kernel []byte
 	if syscall.Uname(&u) == nil {
 		for _, c := range u.Release {
 			if c == 0 {
 				break
 			}
-			kernel += string(rune(c))
+			kernel = append(kernel, byte(c))
 		}
 	}
 	memory := int64(0)
 	var info syscall.Sysinfo_t
 	if syscall.Sysinfo(&info) == nil {
-		memory = int64(uint64(info.Totalram) * uint64(info.Unit) >> 30)
+		memory = int64(info.Totalram * uint64(info.Unit) >> 30)
 	}
 	fsType := "unknown"
 	var st syscall.Statfs_t
 	if syscall.Statfs(work, &st) == nil {
-		fsType = fileSystems[int64(st.Type)]
+		fsType = fileSystems[st.Type]
 		if fsType == "" {
 			fsType = fmt.Sprintf("%#x", st.Type)
 		}

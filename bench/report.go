@@ -151,18 +151,22 @@ func (r *report) write(dir string) error {
 		return err
 	}
 	w := csv.NewWriter(f)
-	rows := [][]string{{"corpus", "phase", "run", "tool", "version", "wall_s", "user_s", "sys_s", "memory_bytes",
-		"repository_bytes", "added_bytes", "other_cpu_s", "restored_to"}}
+	rows := [][]string{{
+		"corpus", "phase", "run", "tool", "version", "wall_s", "user_s", "sys_s", "memory_bytes",
+		"repository_bytes", "added_bytes", "other_cpu_s", "restored_to",
+	}}
 	versions := map[string]string{}
 	for _, t := range r.tools {
 		versions[t.name] = t.version
 	}
 	for _, s := range r.samples {
-		rows = append(rows, []string{s.corpus, s.phase, fmt.Sprint(s.run), s.tool, versions[s.tool], seconds(s.wall), seconds(s.user), seconds(s.sys),
-			fmt.Sprint(s.rss), fmt.Sprint(s.repo), fmt.Sprint(s.added), seconds(s.other), s.place})
+		rows = append(rows, []string{
+			s.corpus, s.phase, fmt.Sprint(s.run), s.tool, versions[s.tool], seconds(s.wall), seconds(s.user), seconds(s.sys),
+			fmt.Sprint(s.rss), fmt.Sprint(s.repo), fmt.Sprint(s.added), seconds(s.other), s.place,
+		})
 	}
 	err = w.WriteAll(rows)
-	r.say("\nwrote %s and %s", md, path)
+	r.say("wrote %s and %s", md, path)
 	return errors.Join(err, f.Close())
 }
 

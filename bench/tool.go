@@ -153,6 +153,15 @@ func borgArgs(t *tool, phase string, c *corpus) []string {
 	return []string{"create", t.repo + "::" + phase, c.dir}
 }
 
+// lookPath finds a peer, and says how to get it.
+func lookPath(name string) (string, error) {
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return "", fmt.Errorf("%w: `make deps` installs it; -peers chooses others", err)
+	}
+	return filepath.Abs(path)
+}
+
 // tail returns the last lines of what a command said.
 func tail(b *bytes.Buffer) string {
 	lines := strings.Split(strings.TrimSpace(b.String()), "\n")

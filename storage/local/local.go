@@ -114,8 +114,10 @@ func checkEmpty(root string) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	} else if fi, statErr := os.Stat(root); statErr == nil && !fi.IsDir() {
-		return &kassett.Error{Op: op, What: root, Kind: kassett.Exists, Err: errors.New("there is a file of this name"),
-			Hint: "give the path of a folder that is empty or not there yet"}
+		return &kassett.Error{
+			Op: op, What: root, Kind: kassett.Exists, Err: errors.New("there is a file of this name"),
+			Hint: "give the path of a folder that is empty or not there yet",
+		}
 	} else if err != nil {
 		return fault(op, root, err)
 	}
@@ -123,22 +125,28 @@ func checkEmpty(root string) error {
 		name := e.Name()
 		switch {
 		case name == configName:
-			return &kassett.Error{Op: op, What: root, Kind: kassett.Exists, Err: errors.New("a repository is there"),
-				Hint: "use it as it is, or give another folder"}
+			return &kassett.Error{
+				Op: op, What: root, Kind: kassett.Exists, Err: errors.New("a repository is there"),
+				Hint: "use it as it is, or give another folder",
+			}
 		case slices.Contains(mediumFiles, name) || name == besideName || strings.HasPrefix(name, configName+tempMark):
 		case name == "data" || name == "index" || name == "locks":
 		case name == "keys" || name == "snapshots":
 			if old, err := os.ReadDir(filepath.Join(root, name)); err != nil {
 				return fault(op, root, err)
 			} else if len(old) > 0 {
-				return &kassett.Error{Op: op, What: root, Kind: kassett.Exists,
+				return &kassett.Error{
+					Op: op, What: root, Kind: kassett.Exists,
 					Err:  fmt.Errorf("it holds %s of a repository whose config file is gone", name),
-					Hint: "bring the file config back from a copy of this repository, or give another folder"}
+					Hint: "bring the file config back from a copy of this repository, or give another folder",
+				}
 			}
 		default:
-			return &kassett.Error{Op: op, What: root, Kind: kassett.Exists,
+			return &kassett.Error{
+				Op: op, What: root, Kind: kassett.Exists,
 				Err:  fmt.Errorf("the folder is not empty: it holds %q", name),
-				Hint: "give the path of a folder that is empty or not there yet"}
+				Hint: "give the path of a folder that is empty or not there yet",
+			}
 		}
 	}
 	return nil
@@ -155,23 +163,40 @@ func Open(path string) (*Storage, error) {
 	fi, err := os.Stat(root)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, &kassett.Error{Op: op, What: path, Kind: kassett.NotFound, Err: errors.New("no such folder"),
-			Hint: "check the path, and that the disk is mounted; init makes a new repository"}
+		return nil, &kassett.Error{
+			Op: op, What: path, Kind: kassett.NotFound, Err: errors.New("no such folder"),
+			Hint: "check the path, and that the disk is mounted; init makes a new repository",
+		}
 	case err != nil:
 		return nil, fault(op, path, err)
 	case !fi.IsDir():
-		return nil, &kassett.Error{Op: op, What: path, Kind: kassett.Invalid, Err: errors.New("it is a file"),
-			Hint: "give the folder of the repository, the one that holds the file config"}
+		return nil, &kassett.Error{
+			Op: op, What: path, Kind: kassett.Invalid, Err: errors.New("it is a file"),
+			Hint: "give the folder of the repository, the one that holds the file config",
+		}
 	}
 	config, err := os.Stat(filepath.Join(root, configName))
 	switch {
+	case errors.Is(err, fs.ErrNotExist) && holdsKeys(root):
+		return nil, &kassett.Error{
+			Op: op, What: path, Kind: kassett.Corrupt, Err: errors.New("it has keys, but its file config is gone"),
+			Hint: "bring the file config back: from kassett/config-*, which a migration that was cut short leaves, or from a copy of this repository",
+		}
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, &kassett.Error{Op: op, What: path, Kind: kassett.NotFound, Err: errors.New("no file config in it"),
-			Hint: "check the path, and that the disk is mounted; init makes a new repository"}
+		return nil, &kassett.Error{
+			Op: op, What: path, Kind: kassett.NotFound, Err: errors.New("no file config in it"),
+			Hint: "check the path, and that the disk is mounted; init makes a new repository",
+		}
 	case err != nil:
 		return nil, fault(op, path, err)
 	}
 	return &Storage{root: root, modes: modesFor(config.Mode()), fs: disk{}}, nil
+}
+
+// holdsKeys reports whether a folder has the keys of a repository.
+func holdsKeys(root string) bool {
+	keys, err := os.ReadDir(filepath.Join(root, kassett.KeyFile.String()))
+	return err == nil && len(keys) > 0
 }
 
 // Path returns the absolute path of the repository's folder.
@@ -200,8 +225,7 @@ func fault(op, what string, err error) error {
 	if err == nil {
 		return nil
 	}
-	var e *kassett.Error
-	if errors.As(err, &e) {
+	if _, known := errors.AsType[*kassett.Error](err); known {
 		return err
 	}
 	kind := systemKind(err)

@@ -86,7 +86,7 @@ func TestCreateAndOpen(t *testing.T) {
 		{"fresh file system", func(t *testing.T, dir string) { _ = os.Mkdir(filepath.Join(dir, "lost+found"), 0o700) }, kassett.Other, kassett.NotFound},
 		{"stopped in the middle of Create", func(t *testing.T, dir string) { _ = os.MkdirAll(filepath.Join(dir, "data", "00"), 0o700) }, kassett.Other, kassett.NotFound},
 		{"a repository", file("config", "keys/x"), kassett.Exists, kassett.Other},
-		{"config lost", file("keys/x"), kassett.Exists, kassett.NotFound},
+		{"config lost", file("keys/x"), kassett.Exists, kassett.Corrupt},
 		{"config lost, snapshots left", file("snapshots/x"), kassett.Exists, kassett.NotFound},
 		{"someone's folder", file("letter.txt"), kassett.Exists, kassett.NotFound},
 		{"a file", func(t *testing.T, dir string) { _ = os.Remove(dir); file(filepath.Base(dir))(t, filepath.Dir(dir)) }, kassett.Exists, kassett.Invalid},
@@ -240,7 +240,8 @@ func TestFolderGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	var err error
-	for _, err = range s.List(t.Context(), kassett.SnapshotFile) {
+	for _, e := range s.List(t.Context(), kassett.SnapshotFile) {
+		err = e
 	}
 	wantKind(t, "List of a repository that is gone", err, kassett.NotFound)
 	b := []byte("more")

@@ -67,8 +67,10 @@ func (s *Storage) DeleteBeside(ctx context.Context, name string) error {
 }
 
 func badName(op, name string) error {
-	return &kassett.Error{Op: op, What: fmt.Sprintf("%.80q", name), Kind: kassett.Invalid,
-		Err: errors.New("not a name for a file beside a repository")}
+	return &kassett.Error{
+		Op: op, What: fmt.Sprintf("%.80q", name), Kind: kassett.Invalid,
+		Err: errors.New("not a name for a file beside a repository"),
+	}
 }
 
 // store writes body under name: temporary file, flush, name, flush.
@@ -138,8 +140,10 @@ func (s *Storage) checkThere() error {
 	if _, err := os.Stat(filepath.Join(s.root, kassett.PackFile.String())); err == nil {
 		return nil
 	}
-	return &kassett.Error{Op: "find repository", What: s.root, Kind: kassett.NotFound, Err: err,
-		Hint: "the folder was there before: check that the disk is still mounted"}
+	return &kassett.Error{
+		Op: "find repository", What: s.root, Kind: kassett.NotFound, Err: err,
+		Hint: "the folder was there before: check that the disk is still mounted",
+	}
 }
 
 // fill writes body, checks it, and makes it durable. It closes temp.
@@ -175,7 +179,7 @@ type memory interface {
 }
 
 // buffers holds what streamed bodies are copied through.
-var buffers = sync.Pool{New: func() any { return new([256 << 10]byte) }}
+var buffers sync.Pool
 
 // copyBody writes r to w, in one write when it rests in memory, and compares
 // its size and, unless it rests in memory, its sum with what body says.
@@ -187,7 +191,10 @@ func copyBody(ctx context.Context, w io.Writer, r io.Reader, body kassett.Body) 
 		_, err := m.WriteTo(w)
 		return err
 	}
-	buf := buffers.Get().(*[256 << 10]byte)
+	buf, ok := buffers.Get().(*[256 << 10]byte)
+	if !ok {
+		buf = new([256 << 10]byte)
+	}
 	defer buffers.Put(buf)
 	sum, size := sha256.New(), int64(0)
 	for {
@@ -218,6 +225,8 @@ func copyBody(ctx context.Context, w io.Writer, r io.Reader, body kassett.Body) 
 }
 
 func wrongBody(format string, args ...any) error {
-	return &kassett.Error{Op: "check what is to be stored", Kind: kassett.Corrupt, Err: fmt.Errorf(format, args...),
-		Hint: "the bytes changed between two readings: test the memory of this machine, and what they were read from"}
+	return &kassett.Error{
+		Op: "check what is to be stored", Kind: kassett.Corrupt, Err: fmt.Errorf(format, args...),
+		Hint: "the bytes changed between two readings: test the memory of this machine, and what they were read from",
+	}
 }

@@ -46,8 +46,9 @@ type Crashing struct {
 
 // change is a change of a state that may or may not be found after the cut.
 type change struct {
-	call Call
-	body kassett.Body // of a put
+	call    Call
+	body    kassett.Body // of a put
+	content []byte       // of the body, once it is read and checked
 }
 
 // undo is a file that may come back.
@@ -90,12 +91,12 @@ func (c *Crashing) Log() []Call {
 
 // Put implements [kassett.Storage].
 func (c *Crashing) Put(ctx context.Context, h kassett.Handle, body kassett.Body) error {
-	return c.change(ctx, change{Call{Op: Put, Handle: h, Size: body.Size}, body})
+	return c.change(ctx, change{call: Call{Op: Put, Handle: h, Size: body.Size}, body: body})
 }
 
 // PutBeside implements [kassett.Beside].
 func (c *Crashing) PutBeside(ctx context.Context, name string, body kassett.Body) error {
-	return c.change(ctx, change{Call{Op: Put, Beside: name, IsBeside: true, Size: body.Size}, body})
+	return c.change(ctx, change{call: Call{Op: Put, Beside: name, IsBeside: true, Size: body.Size}, body: body})
 }
 
 // Delete implements [kassett.Storage].
@@ -127,7 +128,7 @@ func (c *Crashing) change(ctx context.Context, ch change) error {
 		if err != nil {
 			return err
 		}
-		ch.body = kassett.BytesBody(b, ch.body.Sum)
+		ch.content, ch.body = b, kassett.BytesBody(b, ch.body.Sum)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -145,6 +146,7 @@ func (c *Crashing) change(ctx context.Context, ch change) error {
 	return nil
 }
 
+// apply makes the change in m, as its caller asked for.
 func (ch change) apply(ctx context.Context, m *Memory) error {
 	switch {
 	case ch.call.Op == Put && ch.call.IsBeside:
@@ -155,6 +157,28 @@ func (ch change) apply(ctx context.Context, m *Memory) error {
 		return m.DeleteBeside(ctx, ch.call.Beside)
 	}
 	return m.Delete(ctx, ch.call.Handle)
+}
+
+// keep makes the change in m after all, and reports whether it could be made:
+// the name of a put may have been taken by another before the cut.
+func (ch change) keep(m *Memory) bool {
+	there := m.Bytes(ch.call.Handle) != nil
+	if ch.call.IsBeside {
+		there = m.names[ch.call.Beside] != nil
+	}
+	switch {
+	case there == (ch.call.Op == Put):
+		return false
+	case ch.call.Op == Put && ch.call.IsBeside:
+		m.names[ch.call.Beside] = ch.content
+	case ch.call.Op == Put:
+		m.files[ch.call.Handle] = ch.content
+	case ch.call.IsBeside:
+		delete(m.names, ch.call.Beside)
+	default:
+		delete(m.files, ch.call.Handle)
+	}
+	return true
 }
 
 // Survivors yields what may be found after the power came back, each with a
@@ -169,14 +193,12 @@ func (c *Crashing) Survivors() iter.Seq2[string, *Memory] {
 		for _, kept := range choices(len(c.flying)) {
 			for _, undone := range undoings(len(c.undoes)) {
 				m := c.state.Clone()
-				name := fmt.Sprintf("cut at change %d, of %d on their way kept %v", c.changes, len(c.flying), kept)
 				for i, ch := range c.flying {
-					if !slices.Contains(kept, i) {
+					if !slices.Contains(kept, i) || !ch.keep(m) {
 						m.torn++
-					} else if err := ch.apply(context.Background(), m); err != nil {
-						name += fmt.Sprintf(" (%v)", err) // lost a race before the cut
 					}
 				}
+				name := fmt.Sprintf("cut at change %d, of %d on their way kept %v", c.changes, len(c.flying), kept)
 				for i, u := range c.undoes {
 					if undone != 0 && i%undone == 0 {
 						m.Damage(u.handle, func(b []byte) []byte {

@@ -68,8 +68,10 @@ func DiskFull(n int) func(Call) *Fault {
 		if c.Op != Put || puts.Add(1) < int64(n) {
 			return nil
 		}
-		return &Fault{Err: &kassett.Error{Op: "write file", What: c.Handle.String(), Kind: kassett.Full,
-			Err: ErrInjected, Hint: "free some room"}}
+		return &Fault{Err: &kassett.Error{
+			Op: "write file", What: c.Handle.String(), Kind: kassett.Full,
+			Err: ErrInjected, Hint: "free some room",
+		}}
 	}
 }
 
@@ -79,7 +81,9 @@ func ReadOnly() func(Call) *Fault {
 		if !c.Op.Changes() {
 			return nil
 		}
-		return &Fault{Err: &kassett.Error{Op: c.Op.String() + " file", What: c.Handle.String(), Kind: kassett.Denied,
-			Err: ErrInjected, Hint: "make the storage writable"}}
+		return &Fault{Err: &kassett.Error{
+			Op: c.Op.String() + " file", What: c.Handle.String(), Kind: kassett.Denied,
+			Err: ErrInjected, Hint: "make the storage writable",
+		}}
 	}
 }

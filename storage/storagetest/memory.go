@@ -91,7 +91,7 @@ func (m *Memory) DamageBeside(name string, change func([]byte) []byte) {
 
 // Put implements [kassett.Storage].
 func (m *Memory) Put(ctx context.Context, h kassett.Handle, body kassett.Body) error {
-	return put(ctx, m, m.files, h, h.String(), body)
+	return put(ctx, m, m.files, h, body)
 }
 
 // PutBeside implements [kassett.Beside].
@@ -99,11 +99,12 @@ func (m *Memory) PutBeside(ctx context.Context, name string, body kassett.Body) 
 	if !kassett.ValidBeside(name) {
 		return fail("write file", name, kassett.Invalid)
 	}
-	return put(ctx, m, m.names, name, name, body)
+	return put(ctx, m, m.names, name, body)
 }
 
-func put[K comparable](ctx context.Context, m *Memory, files map[K][]byte, key K, what string, body kassett.Body) error {
+func put[K comparable](ctx context.Context, m *Memory, files map[K][]byte, key K, body kassett.Body) error {
 	const op = "write file"
+	what := fmt.Sprint(key)
 	m.mu.RLock()
 	_, there := files[key]
 	m.mu.RUnlock()
@@ -132,11 +133,11 @@ func readBody(ctx context.Context, body kassett.Body) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer r.Close()
-	var b bytes.Buffer
+	defer func() { _ = r.Close() }() // only read
+	b := bytes.NewBuffer([]byte{})   // never nil, also when empty
 	for {
-		_, err := io.CopyN(&b, r, 1<<20)
-		if err == io.EOF {
+		_, err := io.CopyN(b, r, 1<<20)
+		if errors.Is(err, io.EOF) {
 			break
 		} else if err != nil {
 			return nil, err
@@ -286,7 +287,7 @@ func (m *Memory) ListBeside(ctx context.Context, folder string) iter.Seq2[kasset
 
 // Delete implements [kassett.Storage].
 func (m *Memory) Delete(ctx context.Context, h kassett.Handle) error {
-	return remove(ctx, m, m.files, h, h.String())
+	return remove(ctx, m, m.files, h)
 }
 
 // DeleteBeside implements [kassett.Beside].
@@ -294,11 +295,12 @@ func (m *Memory) DeleteBeside(ctx context.Context, name string) error {
 	if !kassett.ValidBeside(name) {
 		return fail("delete file", name, kassett.Invalid)
 	}
-	return remove(ctx, m, m.names, name, name)
+	return remove(ctx, m, m.names, name)
 }
 
-func remove[K comparable](ctx context.Context, m *Memory, files map[K][]byte, key K, what string) error {
+func remove[K comparable](ctx context.Context, m *Memory, files map[K][]byte, key K) error {
 	const op = "delete file"
+	what := fmt.Sprint(key)
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("%s %s: %w", op, what, err)
 	}
