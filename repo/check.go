@@ -241,18 +241,20 @@ func (c *checker) packNamed(index, pack kassett.ID, blobs []Blob) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	was := &c.named[i]
-	if was.files > 0 {
-		now.state |= was.state
-		if was.digest != now.digest {
+	c.named[i].merge(now)
+}
+
+// merge adds what one more index file says.
+func (n *namedPack) merge(now namedPack) {
+	if n.files > 0 {
+		now.state |= n.state
+		if n.digest != now.digest {
 			now.state |= packDisputed
 		}
-		now.files = was.files
+		now.files = n.files
 	}
-	if now.files < 255 {
-		now.files++
-	}
-	*was = now
+	now.files = max(now.files, now.files+1) // stays at 255
+	*n = now
 }
 
 func (c *checker) packAbsent(index, pack kassett.ID, blobs int) {
