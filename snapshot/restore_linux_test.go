@@ -1,6 +1,8 @@
 package snapshot_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -15,8 +17,43 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kassett"
+	"kassett/repo"
 	"kassett/snapshot"
+	"kassett/source/files"
 )
+
+// latest returns the youngest snapshot and the tree of a folder in it.
+func latest(t *testing.T, r *repo.Repository, folder string) (*snapshot.Snapshot, kassett.ID) {
+	t.Helper()
+	sn, _, err := snapshot.Find(t.Context(), r, snapshot.Filter{}, "latest")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree, err := snapshot.Folder(t.Context(), r, sn.Tree, folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sn, tree
+}
+
+// restoreTo restores a tree and fails the test when that fails.
+func restoreTo(t *testing.T, r *repo.Repository, tree kassett.ID, dir string, o snapshot.RestoreOptions) snapshot.RestoreStats {
+	t.Helper()
+	stats, err := tryRestore(t.Context(), r, tree, dir, o)
+	if err != nil {
+		t.Fatalf("restore: %v", err)
+	}
+	return stats
+}
+
+func tryRestore(ctx context.Context, r *repo.Repository, tree kassett.ID, dir string, o snapshot.RestoreOptions) (snapshot.RestoreStats, error) {
+	target, err := files.NewTarget(dir, files.TargetOptions{})
+	if err != nil {
+		return snapshot.RestoreStats{}, err
+	}
+	stats, err := snapshot.Restore(ctx, r, tree, target, o)
+	return stats, errors.Join(err, target.Close())
+}
 
 // facts describes everything below a folder, one line an entry, so that two
 // folders can be compared.
@@ -149,9 +186,9 @@ func pseudoRandom(n int, seed uint64) []byte {
 func TestRestoreWhatResticWrote(t *testing.T) {
 	t.Parallel()
 	src := sampleTree(t)
-	dir := resticRepo(t)
+	_, dir := newRepo(t)
 	restic(t, dir, "backup", src)
-	r := openRepo(t, dir)
+	r := reopen(t, dir)
 	_, tree := latest(t, r, src)
 	to := filepath.Join(t.TempDir(), "to")
 	stats := restoreTo(t, r, tree, to, snapshot.RestoreOptions{Verify: true})
