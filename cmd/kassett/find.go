@@ -77,7 +77,6 @@ func (a *app) find(ctx context.Context, r *repo.Repository, x *findFlags, given 
 		return err
 	}
 	o := snapshot.FindOptions{Oldest: x.oldest.Time, Newest: x.newest.Time}
-	// Below what matches everything matches; find tells of the top only.
 	o.Select = func(path string, _ *snapshot.Node) (bool, bool) { return patterns.MatchChild(files.NewPath(path)) }
 	return errors.Join(a.findFiles(ctx, r, x, list, o), unread)
 }
@@ -142,20 +141,22 @@ func (a *app) findObjects(ctx context.Context, r *repo.Repository, x *findFlags,
 	}
 	all := []hitJSON{}
 	err := snapshot.FindObjects(ctx, r, list, kind, ids, func(h snapshot.Hit) error {
+		var packs []kassett.ID
+		if x.packs {
+			packs = packsOf(r, h)
+		}
 		if a.flags.json {
 			j := hitJSON{ObjectType: string(h.Kind), ID: h.ID, Path: h.Path, Snapshot: h.Snapshot.ID, Time: h.Snapshot.Time}
 			if !h.Parent.IsZero() {
 				j.ParentTree = h.Parent.String()
 			}
-			if x.packs {
-				j.Packs = h.Packs
-			}
+			j.Packs = packs
 			all = append(all, j)
 			return nil
 		}
 		line := fmt.Sprintf("%s %s is used by %s in snapshot %s of %s", h.Kind, h.ID, safe(h.Path), h.Snapshot.ID.Short(), stamp(h.Snapshot.Time))
 		if x.packs {
-			line += fmt.Sprintf(", rests in %v", h.Packs)
+			line += fmt.Sprintf(", rests in %v", packs)
 		}
 		return a.print("%s\n", line)
 	})
@@ -163,4 +164,16 @@ func (a *app) findObjects(ctx context.Context, r *repo.Repository, x *findFlags,
 		return errors.Join(a.json(all), err)
 	}
 	return err
+}
+
+// packsOf returns where an object rests.
+func packsOf(r *repo.Repository, h snapshot.Hit) (packs []kassett.ID) {
+	t := repo.DataBlob
+	if h.Kind == snapshot.TreeObject {
+		t = repo.TreeBlob
+	}
+	for _, at := range r.Lookup(repo.BlobHandle{Type: t, ID: h.ID}) {
+		packs = append(packs, at.Pack)
+	}
+	return packs
 }

@@ -122,7 +122,7 @@ func (a *app) repairSnapshotsCommand() *cobra.Command {
 				stop := a.watch(o.Progress)
 				err = snapshot.RepairSnapshots(ctx, r, list, o)
 				stop()
-				return errors.Join(a.changed(done, o.DryRun), err, unread)
+				return errors.Join(a.changed(done, o.DryRun, err), err, unread)
 			})
 		},
 	}
@@ -163,8 +163,11 @@ func (a *app) replaced(rep snapshot.Replaced, dryRun bool) {
 	}
 }
 
-// changed tells how many snapshots were written anew.
-func (a *app) changed(n int, dryRun bool) error {
+// changed tells how many snapshots were written anew, unless it failed at once.
+func (a *app) changed(n int, dryRun bool, err error) error {
+	if err != nil && n == 0 {
+		return nil
+	}
 	if a.flags.json {
 		return a.json(struct {
 			MessageType string `json:"message_type"`

@@ -76,7 +76,7 @@ func (a *app) rewrite(ctx context.Context, r *repo.Repository, o snapshot.Rewrit
 	stop := a.watch(o.Progress)
 	err = snapshot.Rewrite(ctx, r, list, o)
 	stop()
-	return errors.Join(a.changed(done, o.DryRun), err, unread)
+	return errors.Join(a.changed(done, o.DryRun, err), err, unread)
 }
 
 func (a *app) tagCommand() *cobra.Command {
@@ -112,7 +112,7 @@ and remembers its first one; its content is not touched.`,
 					done++
 					a.replaced(rep, false)
 				})
-				return errors.Join(a.changed(done, false), err, unread)
+				return errors.Join(a.changed(done, false, err), err, unread)
 			})
 		},
 	}

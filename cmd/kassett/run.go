@@ -46,6 +46,7 @@ type globals struct {
 // where it is safe and the code is 130.
 func run(ctx context.Context, e env) int {
 	a := &app{env: e, out: newResults(e.stdout), ui: newUI(e)}
+	defer a.profile()()
 	root := a.root()
 	root.SetArgs(e.args)
 	root.SetIn(e.stdin)
@@ -118,11 +119,15 @@ KASSETT_REPOSITORY, KASSETT_PASSWORD_FILE, KASSETT_PASSWORD_COMMAND.`,
 // commands makes every command, by the group the help shows it in.
 func (a *app) commands() map[string][]*cobra.Command {
 	return map[string][]*cobra.Command{
-		groupDaily:  {a.initCommand(), a.backupCommand(), a.snapshotsCommand(), a.restoreCommand(), a.checkCommand()},
-		groupLook:   {},
-		groupKeep:   {},
-		groupRepair: {},
-		groupOther:  {a.versionCommand()},
+		groupDaily: {a.initCommand(), a.backupCommand(), a.snapshotsCommand(), a.restoreCommand(), a.checkCommand()},
+		groupLook: {
+			a.lsCommand(), a.findCommand(), a.diffCommand(), a.dumpCommand(), a.statsCommand(), a.listCommand(), a.catCommand(),
+		},
+		groupKeep: {
+			a.forgetCommand(), a.pruneCommand(), a.copyCommand(), a.tagCommand(), a.rewriteCommand(), a.holdCommand(), a.floorCommand(),
+		},
+		groupRepair: {a.keyCommand(), a.unlockCommand(), a.repairCommand(), a.recoverCommand(), a.migrateCommand()},
+		groupOther:  {a.versionCommand(), a.manCommand()},
 	}
 }
 
