@@ -38,7 +38,7 @@ func (s *BlobSet) bit(h BlobHandle) (*atomic.Uint32, uint32, error) {
 	for i, one := range s.runs {
 		pos, ok, err := one.find(h)
 		if err != nil {
-			s.err.CompareAndSwap(nil, &err)
+			s.fail(err)
 			return nil, 0, err
 		}
 		if ok {
@@ -47,6 +47,8 @@ func (s *BlobSet) bit(h BlobHandle) (*atomic.Uint32, uint32, error) {
 	}
 	return nil, 0, nil
 }
+
+func (s *BlobSet) fail(err error) { s.err.CompareAndSwap(nil, &err) }
 
 // Add adds a blob and reports whether it was not in the set before.
 func (s *BlobSet) Add(h BlobHandle) (added bool) {

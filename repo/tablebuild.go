@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 
 	"kassett"
@@ -228,7 +229,7 @@ type cursor struct {
 
 // movePacks gives the run's packs new numbers.
 func (c *cursor) movePacks(w *runWriter) (err error) {
-	defer c.run.guard(&err)()
+	defer c.run.guard(debug.SetPanicOnFault(true), &err)
 	c.packs = make([]uint32, c.run.packs)
 	for n := range c.packs {
 		id, index, err := c.run.packAt(uint32(n))
@@ -249,7 +250,7 @@ func (c *cursor) movePacks(w *runWriter) (err error) {
 
 // next moves to the next record that is not dropped.
 func (c *cursor) next() (ok bool, err error) {
-	defer c.run.guard(&err)()
+	defer c.run.guard(debug.SetPanicOnFault(true), &err)
 	for c.pos < c.run.records {
 		if c.rec, err = c.run.at(c.pos); err != nil {
 			return false, err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"runtime/debug"
 	"slices"
 
 	"kassett"
@@ -110,7 +111,7 @@ func (s *placeStream) flush() bool {
 
 // location returns the cursor's record as a place.
 func (c *cursor) location() (l Location, err error) {
-	defer c.run.guard(&err)()
+	defer c.run.guard(debug.SetPanicOnFault(true), &err)
 	pack, _, err := c.run.packAt(c.rec.pack)
 	return Location{pack, c.rec.blob()}, err
 }
@@ -222,7 +223,7 @@ func (s *packStream) rank() error {
 }
 
 func (s *packStream) packID(run, n uint32) (id kassett.ID, err error) {
-	defer s.runs[run].guard(&err)()
+	defer s.runs[run].guard(debug.SetPanicOnFault(true), &err)
 	id, _, err = s.runs[run].packAt(n)
 	return id, err
 }

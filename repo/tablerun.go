@@ -190,7 +190,7 @@ func noEOF(err error) error {
 
 // readIndexes reads the list of covered index files. Its length was tagged.
 func (r *run) readIndexes(n uint64) (err error) {
-	defer r.guard(&err)()
+	defer r.guard(debug.SetPanicOnFault(true), &err)
 	r.indexes = make([]kassett.ID, 0, n)
 	for i := range n {
 		p, err := r.page(1 + i/indexesPerPage)
@@ -205,23 +205,20 @@ func (r *run) readIndexes(n uint64) (err error) {
 // guard makes the fault of a page that cannot be read, because the file was cut
 // or the disk is failing, into an error. It is used as
 //
-//	defer r.guard(&err)()
+//	defer r.guard(debug.SetPanicOnFault(true), &err)
 //
 // in the function that touches pages, since faults come in its goroutine.
-func (r *run) guard(err *error) func() {
-	before := debug.SetPanicOnFault(true)
-	return func() {
-		debug.SetPanicOnFault(before)
-		switch f := recover().(type) {
-		case nil:
-		case interface {
-			error
-			Addr() uintptr
-		}:
-			*err = &badRun{r, f}
-		default:
-			panic(f)
-		}
+func (r *run) guard(before bool, err *error) {
+	debug.SetPanicOnFault(before)
+	switch f := recover().(type) {
+	case nil:
+	case interface {
+		error
+		Addr() uintptr
+	}:
+		*err = &badRun{r, f}
+	default:
+		panic(f)
 	}
 }
 
@@ -268,7 +265,7 @@ const halveEvery = 4
 
 // find returns the position of the first record of a blob.
 func (r *run) find(h BlobHandle) (pos uint64, ok bool, err error) {
-	defer r.guard(&err)()
+	defer r.guard(debug.SetPanicOnFault(true), &err)
 	key := binary.BigEndian.Uint64(h.ID[:])
 	// The first record not below h is at lo, or at hi, or between them.
 	lo, hi := uint64(0), r.records
@@ -342,7 +339,7 @@ func (r *run) places(all []Location, h BlobHandle) (_ []Location, err error) {
 	if !ok || err != nil {
 		return all, err
 	}
-	defer r.guard(&err)()
+	defer r.guard(debug.SetPanicOnFault(true), &err)
 	for ; pos < r.records; pos++ {
 		rec, err := r.at(pos)
 		if err != nil || rec.handle() != h {
@@ -363,7 +360,7 @@ func (r *run) first(h BlobHandle) (l Location, ok bool, err error) {
 	if !ok || err != nil {
 		return Location{}, false, err
 	}
-	defer r.guard(&err)()
+	defer r.guard(debug.SetPanicOnFault(true), &err)
 	rec, err := r.at(pos)
 	if err != nil {
 		return Location{}, false, err
