@@ -92,7 +92,7 @@ func restic(t testing.TB, dir string, args ...string) string {
 		t.Fatal("restic is not installed; make deps installs it")
 	}
 	cmd := exec.CommandContext(t.Context(), path, append([]string{"-r", dir, "--no-cache"}, args...)...)
-	cmd.Env = append(os.Environ(), "RESTIC_PASSWORD="+password)
+	cmd.Env = append(os.Environ(), "RESTIC_PASSWORD="+password, "RESTIC_FEATURES=device-id-for-hardlinks")
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {

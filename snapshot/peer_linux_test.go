@@ -116,6 +116,14 @@ func TestTreesAreThoseOfRestic(t *testing.T) {
 	if len(want) != len(got) {
 		t.Errorf("%d nodes, restic has %d", len(got), len(want))
 	}
+	// A restic from 0.17 on, asked by its feature flag, makes the same bytes of
+	// folders without links and pipes.
+	at := strings.TrimPrefix(dir, "/")
+	for _, name := range []string{"/images", "/names", "/notes"} {
+		if want[at+"/images/scan"].DeviceID == 0 && want[at+name].Subtree != got[at+name].Subtree {
+			t.Errorf("tree of %s is %s, restic's is %s", name, got[at+name].Subtree, want[at+name].Subtree)
+		}
+	}
 	for path, w := range want {
 		if !strings.HasPrefix("/"+path+"/", dir+"/") {
 			continue // a folder above, where others may write meanwhile
@@ -125,7 +133,7 @@ func TestTreesAreThoseOfRestic(t *testing.T) {
 			t.Errorf("%s is missing", path)
 			continue
 		}
-		// Debian's restic notes the device of every node, newer ones and we of
+		// Without that flag restic notes the device of every node, we that of
 		// hard links only. The trees below differ by the same.
 		g.DeviceID, w.DeviceID = 0, 0
 		g.Subtree, w.Subtree = kassett.ID{}, kassett.ID{}
