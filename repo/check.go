@@ -219,14 +219,17 @@ func (c *checker) indexFiles(ctx context.Context, ids []kassett.ID) error {
 	})
 }
 
-// eachIndexed calls fn for each pack that an index file names.
+// eachIndexed calls fn for each pack that an index file names, with its blobs,
+// valid during fn only.
 func (r *Repository) eachIndexed(ctx context.Context, index kassett.ID, fn func(pack kassett.ID, blobs []Blob) error) error {
-	plain, err := r.LoadUnpacked(ctx, kassett.IndexFile, index)
+	c, err := r.readIndex(ctx, index)
 	if err != nil {
 		return err
 	}
-	if err := decodeIndex(plain, fn); err != nil {
-		return damagedFile(kassett.Handle{Kind: kassett.IndexFile, ID: index}, err)
+	for pack, blobs := range c.all() {
+		if err := fn(pack, blobs); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -378,21 +381,24 @@ func (c *checker) compareTable(ctx context.Context) error {
 	}
 	c.o.Progress.Enter("compare blob table")
 	sums := make([]uint64, len(c.packs))
-	records, double, wrong := 0, 0, 0
-	for places := range c.r.places() {
-		if records++; records%(1<<16) == 0 && ctx.Err() != nil {
-			return context.Cause(ctx)
+	var last BlobHandle
+	places, double, wrong := 0, 0, 0
+	err := c.r.eachPlace(func(l Location) bool {
+		if places++; l.BlobHandle == last {
+			double++
 		}
-		double += len(places) - 1
-		for _, l := range places {
-			if i, ok := findPack(c.packs, l.Pack); ok {
-				sums[i] += digest(c.seed, l.Blob)
-			} else if _, ok := c.absent[l.Pack]; !ok {
-				wrong++
-			}
+		last = l.BlobHandle
+		if i, ok := findPack(c.packs, l.Pack); ok {
+			sums[i] += digest(c.seed, l.Blob)
+		} else if _, ok := c.absent[l.Pack]; !ok {
+			wrong++
 		}
+		return places%(1<<16) != 0 || ctx.Err() == nil
+	})
+	if err = cmp.Or(context.Cause(ctx), err); err != nil {
+		return err
 	}
-	if records == 0 {
+	if places == 0 {
 		return nil
 	}
 	for i := range c.named {

@@ -5,10 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"math"
 	"slices"
 	"sync"
+	"time"
 
 	"kassett"
 )
@@ -144,7 +144,7 @@ type pruning struct {
 	r       *Repository
 	o       PruneOptions
 	plan    *prunePlan
-	records pruneRecords
+	table   *prunedTable
 	indexes []kassett.ID // index files to replace
 }
 
@@ -154,26 +154,14 @@ func (p *pruning) makePlan(ctx context.Context, used *BlobSet, l pruneLimits) er
 	if err != nil {
 		return err
 	}
-	n, absent := 0, make(map[kassett.ID]struct{})
-	for places := range p.r.places() {
-		n += len(places)
-		for _, l := range places {
-			if _, ok := findPack(packs, l.Pack); !ok {
-				absent[l.Pack] = struct{}{}
-			}
-		}
+	table, n, err := p.r.readTable(packs, used)
+	if err = errors.Join(err, used.Err(), context.Cause(ctx)); err != nil {
+		return fmt.Errorf("plan prune: %w", err)
 	}
-	if uint64(n) > math.MaxUint32 {
-		return &kassett.Error{Op: "prune", Kind: kassett.Invalid, Err: fmt.Errorf("%d blobs are more than can be planned for", n)}
-	}
-	for id := range absent {
-		packs = append(packs, storedPack{id, missingPack})
-	}
-	slices.SortFunc(packs, func(a, b storedPack) int { return a.id.Compare(b.id) })
-	p.records = p.r.pruneRecords(packs, used)
-	p.plan = planPrune(packs, n, p.records)
-	if err := errors.Join(used.Err(), context.Cause(ctx)); err != nil {
-		return err
+	p.table = table
+	p.plan = planPrune(table.packs, n, table.records)
+	if table.err != nil {
+		return table.err
 	}
 	if lost := uint64(used.Len()) - p.plan.found; lost > 0 {
 		return &kassett.Error{
@@ -185,56 +173,74 @@ func (p *pruning) makePlan(ctx context.Context, used *BlobSet, l pruneLimits) er
 	if err := p.brokenPacks(); err != nil {
 		return err
 	}
-	p.plan.decide(l, p.records)
-	return nil
+	p.plan.decide(l, table.records)
+	return errors.Join(table.err, context.Cause(ctx))
 }
 
-// pruneRecords yields what the blob table has of these packs. Packs that a
-// writer adds meanwhile are not among them.
-func (r *Repository) pruneRecords(packs []storedPack, used *BlobSet) pruneRecords {
-	return func(yield func([]pruneRecord, bool) bool) {
-		var n uint32
-		var records []pruneRecord
-		for places := range r.places() {
-			records = records[:0]
-			for _, l := range places {
-				if i, ok := findPack(packs, l.Pack); ok {
-					records = append(records, pruneRecord{uint32(i), n, l.Blob})
-					n++
-				}
-			}
-			if len(records) > 0 && !yield(records, used.Has(records[0].BlobHandle)) {
-				return
-			}
+// prunedTable gives the planning what it needs of the blob table, in which every
+// place of a blob has a number: its turn.
+type prunedTable struct {
+	r     *Repository
+	packs []storedPack // of the storage and of the table, ordered by ID
+	used  bitmap       // by the number of a blob's first place
+	err   error        // why a pass over the table came to no end
+}
+
+// readTable goes through the table once, and returns the number of places.
+func (r *Repository) readTable(stored []storedPack, used *BlobSet) (t *prunedTable, n int, err error) {
+	t = &prunedTable{r: r}
+	absent := make(map[kassett.ID]struct{})
+	var last BlobHandle
+	err = r.eachPlace(func(l Location) bool {
+		if n%64 == 0 {
+			t.used = append(t.used, 0)
 		}
+		if (n == 0 || l.BlobHandle != last) && used.Has(l.BlobHandle) {
+			t.used.set(uint32(n))
+		}
+		if _, ok := findPack(stored, l.Pack); !ok {
+			absent[l.Pack] = struct{}{}
+		}
+		last = l.BlobHandle
+		n++
+		return n <= math.MaxUint32
+	})
+	if n > math.MaxUint32 {
+		err = &kassett.Error{Op: "prune", Kind: kassett.Invalid, Err: fmt.Errorf("%d blobs and more cannot be planned for", n)}
 	}
+	t.packs = stored
+	for id := range absent {
+		t.packs = append(t.packs, storedPack{id, missingPack})
+	}
+	slices.SortFunc(t.packs, func(a, b storedPack) int { return a.id.Compare(b.id) })
+	return t, n, err
 }
 
-// places yields where one blob of the table after another rests, each place
-// once, ordered by pack and offset. The slice is valid until the next one.
-func (r *Repository) places() iter.Seq[[]Location] {
-	return func(yield func([]Location) bool) {
-		var group []Location
-		flush := func() bool {
-			if len(group) > 1 {
-				slices.SortFunc(group, func(a, b Location) int {
-					return cmp.Or(a.Pack.Compare(b.Pack), cmp.Compare(a.Offset, b.Offset))
-				})
-				group = slices.Compact(group)
-			}
-			return len(group) == 0 || yield(group)
+// records yields the places of each blob; see [pruneRecords]. Packs that were
+// written since readTable are passed over.
+func (t *prunedTable) records(yield func([]pruneRecord, bool) bool) {
+	var group []pruneRecord
+	flush := func() bool {
+		return len(group) == 0 || yield(group, t.used.has(group[0].n))
+	}
+	n, stopped := uint32(0), false
+	err := t.r.eachPlace(func(l Location) bool {
+		i, ok := findPack(t.packs, l.Pack)
+		if !ok {
+			return true
 		}
-		for l := range r.Blobs() {
-			if len(group) > 0 && group[0].BlobHandle != l.BlobHandle {
-				if !flush() {
-					return
-				}
-				group = group[:0]
-			}
-			group = append(group, l)
+		if len(group) > 0 && group[0].BlobHandle != l.BlobHandle {
+			stopped = !flush()
+			group = group[:0]
 		}
+		group = append(group, pruneRecord{uint32(i), n, l.Blob})
+		n++
+		return !stopped
+	})
+	if !stopped {
 		flush()
 	}
+	t.err = errors.Join(t.err, err)
 }
 
 // maxNamed is how many of many things an error names.
@@ -349,8 +355,19 @@ func (p *pruning) remove(ctx context.Context) error {
 	if err := p.r.deleteAll(ctx, kassett.PackFile, old, p.o.Progress); err != nil {
 		return err
 	}
-	return p.r.deleteAll(ctx, kassett.PackFile, stray, p.o.Progress)
+	if err := p.r.deleteAll(ctx, kassett.PackFile, stray, p.o.Progress); err != nil {
+		return err
+	}
+	if s, ok := p.r.storage.(kassett.Sweeper); ok {
+		if _, err := s.Sweep(ctx, time.Now().Add(-sweepAge)); err != nil {
+			p.r.warn(fmt.Errorf("remove what broken-off writes have left: %w", err))
+		}
+	}
+	return context.Cause(ctx)
 }
+
+// sweepAge is how old a half-written file must be to be no one's any more.
+const sweepAge = 24 * time.Hour
 
 // repackBatch is how many blobs are moved between two looks at the blob table,
 // about: each takes 48 bytes of memory.
@@ -384,7 +401,11 @@ func (p *pruning) repackBatches(ctx context.Context, w *Writer) error {
 				n += int(s.used)
 			}
 		}
-		err := side(ctx, p.r, p.batch(from, to, n), func(ctx context.Context, m movedPack) error {
+		packs := p.batch(from, to, n)
+		if p.table.err != nil {
+			return p.table.err
+		}
+		err := side(ctx, p.r, packs, func(ctx context.Context, m movedPack) error {
 			s := scanners.Get().(*packScanner)
 			defer scanners.Put(s)
 			return p.move(ctx, w, s, m)
@@ -416,7 +437,7 @@ func (p *pruning) batch(from, to, n int) []movedPack {
 			blobs = blobs[s.used:]
 		}
 	}
-	for places := range p.records {
+	for places := range p.table.records {
 		for i := range places {
 			rec := &places[i]
 			pack := int(rec.pack)

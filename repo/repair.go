@@ -371,8 +371,8 @@ func (x *packRepair) keepRaw(ctx context.Context, info kassett.Info) error {
 	if err != nil {
 		return err
 	}
-	if sum == info.ID {
-		return nil // whole: what is in it is moved without loss
+	if sum == info.ID || info.Size == 0 {
+		return nil // whole, so that what is in it is moved without loss; or nothing
 	}
 	if x.o.Salvage != nil {
 		rc, err := open()
