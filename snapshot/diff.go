@@ -54,8 +54,8 @@ func Diff(ctx context.Context, r *repo.Repository, from, to kassett.ID, o DiffOp
 		defer d.walks[i].close()
 	}
 	if from != to {
-		d.addBlob(old, repo.TreeBlob, from)
-		d.addBlob(young, repo.TreeBlob, to)
+		d.addBlob(leftSide, repo.TreeBlob, from)
+		d.addBlob(rightSide, repo.TreeBlob, to)
 		if err := d.trees(ctx, "/", from, to, 0); err != nil {
 			return d.stats, err
 		}
@@ -69,8 +69,8 @@ func Diff(ctx context.Context, r *repo.Repository, from, to kassett.ID, o DiffOp
 
 // The sides of a difference.
 const (
-	old = iota
-	young
+	leftSide = iota
+	rightSide
 )
 
 // differ is one comparison.
@@ -143,10 +143,10 @@ func (d *differ) trees(ctx context.Context, path string, from, to kassett.ID, de
 		var err error
 		switch {
 		case j == len(b.Nodes) || i < len(a.Nodes) && a.Nodes[i].Name < b.Nodes[j].Name:
-			err = d.oneSided(old, child(path, a.Nodes[i].Name), a.Nodes[i])
+			err = d.oneSided(leftSide, child(path, a.Nodes[i].Name), a.Nodes[i])
 			i++
 		case i == len(a.Nodes) || b.Nodes[j].Name < a.Nodes[i].Name:
-			err = d.oneSided(young, child(path, b.Nodes[j].Name), b.Nodes[j])
+			err = d.oneSided(rightSide, child(path, b.Nodes[j].Name), b.Nodes[j])
 			j++
 		default:
 			err = d.both(ctx, child(path, b.Nodes[j].Name), a.Nodes[i], b.Nodes[j], depth)
@@ -161,8 +161,8 @@ func (d *differ) trees(ctx context.Context, path string, from, to kassett.ID, de
 
 // both compares two nodes of one name.
 func (d *differ) both(ctx context.Context, path string, a, b *Node, depth int) error {
-	d.addBlobs(old, a)
-	d.addBlobs(young, b)
+	d.addBlobs(leftSide, a)
+	d.addBlobs(rightSide, b)
 	if mod := d.modifier(a, b); mod != "" {
 		if err := d.tell(path, b, mod); err != nil {
 			return err
@@ -175,9 +175,9 @@ func (d *differ) both(ctx context.Context, path string, a, b *Node, depth int) e
 		}
 		d.common = append(d.common, a.Subtree)
 	case a.Type == kassett.Dir:
-		return d.below(old, path, a)
+		return d.below(leftSide, path, a)
 	case b.Type == kassett.Dir:
-		return d.below(young, path, b)
+		return d.below(rightSide, path, b)
 	}
 	return nil
 }
@@ -204,7 +204,7 @@ func (d *differ) modifier(a, b *Node) string {
 // countCommon adds the blobs of the folders that both sides have to both of
 // them: what differs elsewhere may be part of it.
 func (d *differ) countCommon(ctx context.Context) error {
-	if len(d.list[old])+len(d.list[young]) == 0 {
+	if len(d.list[leftSide])+len(d.list[rightSide]) == 0 {
 		return nil
 	}
 	s := &stream{r: d.r, seen: d.r.NewBlobSet(), visit: func(at treeAt, t *Tree, err error) error {
@@ -243,7 +243,7 @@ func (d *differ) below(side int, path string, n *Node) error {
 func (d *differ) tellOne(side int, path string, n *Node) error {
 	d.addBlobs(side, n)
 	c, mod := &d.stats.Removed, "-"
-	if side == young {
+	if side == rightSide {
 		c, mod = &d.stats.Added, "+"
 	}
 	switch n.Type {
