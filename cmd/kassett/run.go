@@ -127,7 +127,7 @@ func (a *app) commands() map[string][]*cobra.Command {
 			a.forgetCommand(), a.pruneCommand(), a.copyCommand(), a.tagCommand(), a.rewriteCommand(), a.holdCommand(), a.floorCommand(),
 		},
 		groupRepair: {a.keyCommand(), a.unlockCommand(), a.repairCommand(), a.recoverCommand(), a.migrateCommand()},
-		groupOther:  {a.versionCommand(), a.manCommand()},
+		groupOther:  {a.demoCommand(), a.versionCommand(), a.manCommand()},
 	}
 }
 

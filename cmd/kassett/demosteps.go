@@ -1,0 +1,235 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"kassett"
+)
+
+func (d *demo) open(ctx context.Context) (what, result string, err error) {
+	if d.counts, err = makeClinic(ctx, d.clinic); err != nil {
+		return "", "", err
+	}
+	d.first, err = readManifest(d.clinic)
+	c := d.counts
+	what = fmt.Sprintf("%s of this machine,\nrecords of %s, invented,\nwith names in five scripts", plural(c.real, "file", "files"), plural(c.patients, "patient", "patients"))
+	return what, fmt.Sprintf("%s, %s\n%s, %s,\n%s, 1 sparse file", plural(c.files, "file", "files"), bytesText(c.bytes),
+		plural(c.hardLinks, "hard link", "hard links"), plural(c.symlinks, "symbolic link", "symbolic links"),
+		plural(c.xattrs, "extended attribute", "extended attributes")), err
+}
+
+func (d *demo) makeRepository(ctx context.Context) (what, result string, err error) {
+	secret := make([]byte, 16)
+	_, _ = rand.Read(secret) // never fails: it ends the program instead
+	if err := os.WriteFile(filepath.Join(d.dir, "password"), []byte(hex.EncodeToString(secret)+"\n"), 0o600); err != nil {
+		return "", "", err
+	}
+	return "kassett init", "encrypted, with a password nobody else has", d.must(ctx, nil, "init")
+}
+
+func (d *demo) backup(ctx context.Context, tag string) (backupResult, error) {
+	var res backupResult
+	if err := d.must(ctx, &res, "backup", "--host", "demo-clinic", "--tag", tag, d.clinic); err != nil {
+		return res, err
+	}
+	if res.Summary == nil || res.SnapshotID == "" {
+		return res, errors.New("the backup says of no snapshot")
+	}
+	return res, nil
+}
+
+func (d *demo) backupFirst(ctx context.Context) (what, result string, err error) {
+	res, err := d.backup(ctx, "monday")
+	if err != nil {
+		return "kassett backup", "", err
+	}
+	d.firstID = res.SnapshotID
+	return "kassett backup", fmt.Sprintf("%s saved,\nstored as %s", bytesText(int64(res.TotalBytesProcessed)), bytesText(int64(res.DataAddedPacked))), nil //nolint:gosec // a display
+}
+
+func (d *demo) change(ctx context.Context) (what, result string, err error) {
+	c, err := changeClinic(ctx, d.clinic)
+	return "journals go on, files are deleted;\nthen someone encrypts the images",
+		fmt.Sprintf("%s edited, %s new, %s deleted,\n%s made unreadable", count(c.edited), count(c.added), count(c.deleted), count(c.ransomed)), err
+}
+
+func (d *demo) backupSecond(ctx context.Context) (what, result string, err error) {
+	res, err := d.backup(ctx, "tuesday")
+	if err != nil {
+		return "kassett backup", "", err
+	}
+	d.badID = res.SnapshotID
+	if res.FilesUnmodified == 0 || res.FilesNew == 0 {
+		return "kassett backup", "", errors.New("the backup saw no unmodified or no new file")
+	}
+	return "kassett backup", fmt.Sprintf("%s not read again;\n%s new or changed, stored as %s", plural(res.FilesUnmodified, "file", "files"),
+		count(res.FilesNew+res.FilesChanged), bytesText(int64(res.DataAddedPacked))), nil //nolint:gosec // a display
+}
+
+func (d *demo) check(ctx context.Context) (what, result string, err error) {
+	var res checkResult
+	if err := d.must(ctx, &res, "check", "--read-data"); err != nil {
+		return "kassett check --read-data", "", err
+	}
+	if res.Errors != 0 || res.ReadData != "all" {
+		return "kassett check --read-data", "", fmt.Errorf("%d faults, read %s", res.Errors, res.ReadData)
+	}
+	return "kassett check --read-data", "every stored byte was read: no faults", nil
+}
+
+func (d *demo) restore(ctx context.Context) (what, result string, err error) {
+	var res restoreResult
+	if err := d.must(ctx, &res, "restore", d.inSnapshot(), "--target", filepath.Join(d.dir, "back"), "--verify"); err != nil {
+		return "kassett restore --verify", "", err
+	}
+	return "kassett restore --verify", fmt.Sprintf("%s in an empty folder", bytesText(int64(res.Bytes))), nil //nolint:gosec // a display
+}
+
+// inSnapshot names the clinic's folder in Monday's snapshot.
+func (d *demo) inSnapshot() string {
+	abs, _ := filepath.Abs(d.clinic)
+	if vol := filepath.VolumeName(abs); vol != "" { // as restic, C: is the folder C
+		abs = strings.TrimSuffix(vol, ":") + abs[len(vol):]
+	}
+	return d.firstID + ":" + filepath.ToSlash(abs)
+}
+
+func (d *demo) compare(context.Context) (what, result string, err error) {
+	err = d.same(filepath.Join(d.dir, "back"), &result, d.first)
+	return "Monday's clinic with what came back", result, err
+}
+
+// same compares a folder with a manifest and says so.
+func (d *demo) same(dir string, result *string, want manifest) error {
+	back, err := readManifest(dir)
+	if err != nil {
+		return err
+	}
+	if diff := want.compare(back); len(diff) > 0 {
+		return fmt.Errorf("%d differences, the first is: %s", len(diff), diff[0])
+	}
+	*result = fmt.Sprintf("%s equal: content, mode,\nowner, time, links, attributes", plural(len(back), "entry", "entries"))
+	return nil
+}
+
+func (d *demo) askRestic(ctx context.Context) (what, result string, err error) {
+	what = "restic check --read-data,\nrestic restore"
+	program, err := exec.LookPath("restic")
+	if err != nil {
+		d.skipped = append(d.skipped, "stock restic, which is not installed here")
+		return what, "not asked: restic is not installed here", nil
+	}
+	run := func(words ...string) (string, error) {
+		cmd := exec.CommandContext(ctx, program, append([]string{
+			"--repo", d.repo, "--password-file", filepath.Join(d.dir, "password"), "--cache-dir", filepath.Join(d.dir, "restic-cache"),
+		}, words...)...)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			return "", fmt.Errorf("restic %s: %w: %s", words[0], err, out)
+		}
+		return strings.TrimSpace(string(out)), nil
+	}
+	version, err := run("version")
+	if err != nil {
+		return what, "", err
+	}
+	if _, err := run("check", "--read-data"); err != nil {
+		return what, "", err
+	}
+	to := filepath.Join(d.dir, "restic-back")
+	if _, err := run("restore", d.firstID, "--target", to); err != nil {
+		return what, "", err
+	}
+	sub := strings.SplitN(d.inSnapshot(), ":", 2)[1]
+	// Old restics fill holes with zeros; the content is the same.
+	if err := d.same(filepath.Join(to, filepath.FromSlash(sub)), &result, d.first.withoutHoles()); err != nil {
+		return what, "", err
+	}
+	words := strings.Fields(version)
+	return what, strings.Join(words[:min(2, len(words))], " ") + " finds no fault\nand restores the same", nil
+}
+
+func (d *demo) damage(ctx context.Context) (what, result string, err error) {
+	what = "one bit turned over in a copy,\nkassett check --read-data"
+	copied := filepath.Join(d.dir, "damaged")
+	if err := os.CopyFS(copied, os.DirFS(d.repo)); err != nil {
+		return what, "", err
+	}
+	packs, err := filepath.Glob(filepath.Join(copied, "data", "*", "*"))
+	if err != nil || len(packs) == 0 {
+		return what, "", errors.Join(errors.New("there is no pack to damage"), err)
+	}
+	b, err := os.ReadFile(packs[0])
+	if err != nil {
+		return what, "", err
+	}
+	b[len(b)/3] ^= 0x10
+	if err := errors.Join(os.Remove(packs[0]), os.WriteFile(packs[0], b, 0o600)); err != nil {
+		return what, "", err
+	}
+	got := d.kassett(ctx, copied, "check", "--read-data")
+	name := filepath.Base(packs[0])
+	if got.code != kassett.Corrupt.Exit() || !strings.Contains(got.stderr, name) {
+		return what, "", fmt.Errorf("exit code %d, and pack %s is not named: %s", got.code, name, got.stderr)
+	}
+	return what, fmt.Sprintf("found, pack %.8s… named (exit code %d)", name, got.code), nil
+}
+
+func (d *demo) hold(ctx context.Context) (what, result string, err error) {
+	what = "kassett hold add Monday,\nkassett forget Monday"
+	if err := d.must(ctx, nil, "hold", "add", d.firstID, "--reason", "the inquiry into the ransom", "--by", "Kari Demo"); err != nil {
+		return what, "", err
+	}
+	got := d.kassett(ctx, d.repo, "forget", d.firstID)
+	if got.code != kassett.Held.Exit() {
+		return what, "", fmt.Errorf("forget of a held snapshot ended with exit code %d: %s", got.code, got.stderr)
+	}
+	return what, fmt.Sprintf("refused, with the reason (exit code %d)", got.code), nil
+}
+
+func (d *demo) forget(ctx context.Context) (what, result string, err error) {
+	what = "kassett forget Tuesday --prune,\nkassett check --read-data"
+	before := folderSize(d.repo)
+	if err := d.must(ctx, nil, "forget", d.badID, "--prune", "--max-unused", "0"); err != nil {
+		return what, "", err
+	}
+	after := folderSize(d.repo)
+	if after >= before {
+		return what, "", fmt.Errorf("the repository has %d bytes, it had %d", after, before)
+	}
+	if _, _, err := d.check(ctx); err != nil {
+		return what, "", err
+	}
+	return what, fmt.Sprintf("%s given back, %s left,\nno faults", bytesText(before-after), bytesText(after)), nil
+}
+
+func (d *demo) compareAgain(ctx context.Context) (what, result string, err error) {
+	what = "Monday, restored over what\nthe ransom left"
+	err = d.must(ctx, nil, "restore", d.inSnapshot(), "--target", d.clinic, "--delete", "--verify")
+	if err == nil {
+		err = d.same(d.clinic, &result, d.first)
+	}
+	return what, result, err
+}
+
+// folderSize sums the files below dir.
+func folderSize(dir string) (sum int64) {
+	_ = filepath.WalkDir(dir, func(_ string, e os.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
+			return nil //nolint:nilerr // what is gone has no size
+		}
+		if info, err := e.Info(); err == nil {
+			sum += info.Size()
+		}
+		return nil
+	})
+	return sum
+}
