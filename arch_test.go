@@ -5,8 +5,10 @@ import (
 	"errors"
 	"go/ast"
 	"go/parser"
+	"go/scanner"
 	"go/token"
 	"io"
+	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
@@ -49,11 +51,12 @@ var walls = []struct {
 	{"github.com/spf13/", []string{"cmd/*"}, "flags are spoken in cmd only"},
 }
 
-// Budgets, in lines of hand-written code and in fields. They are set by the
-// largest of well-kept projects, not by their averages: docs/style.md.
+// Budgets, in lines of hand-written code (comments and blank lines are free, a
+// file's length is not) and in fields. They are set by the largest of well-kept
+// projects, not by their averages: docs/style.md.
 const (
 	rootLines    = 1500
-	packageLines = 7000
+	packageLines = 6000
 	fileLines    = 700
 	fieldBudget  = 20
 )
@@ -135,8 +138,8 @@ func size(t *testing.T, p pkg) (lines int) {
 		if ast.IsGenerated(f) {
 			continue
 		}
-		n := fset.Position(f.FileEnd).Line
-		if lines += n; n > fileLines {
+		lines += codeLines(t, filepath.Join(p.Dir, name))
+		if n := fset.Position(f.FileEnd).Line; n > fileLines {
 			t.Errorf("%s/%s: %d lines, budget %d", p.ImportPath, name, n, fileLines)
 		}
 		ast.Inspect(f, func(n ast.Node) bool {
@@ -150,6 +153,27 @@ func size(t *testing.T, p pkg) (lines int) {
 		})
 	}
 	return lines
+}
+
+// codeLines counts the lines of a file on which code begins.
+func codeLines(t *testing.T, name string) (n int) {
+	t.Helper()
+	src, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := token.NewFileSet().AddFile(name, -1, len(src))
+	var s scanner.Scanner
+	s.Init(file, src, nil, 0)
+	for last := 0; ; {
+		pos, tok, _ := s.Scan()
+		if tok == token.EOF {
+			return n
+		}
+		if line := file.Line(pos); line != last {
+			n, last = n+1, line
+		}
+	}
 }
 
 // rootMay reports whether the root may import imp: the standard library, less
