@@ -62,16 +62,19 @@ func (r *Repository) Migrate(ctx context.Context, name string) error {
 	// Between here and the end the repository may have no config: nobody
 	// interrupts that.
 	ctx = context.WithoutCancel(ctx)
-	if err := replaceConfig(ctx, r.storage, old, r.key.seal(nil, next), where); err != nil {
-		return err
+	err = replaceConfig(ctx, r.storage, old, r.key.seal(nil, next), where)
+	if err != nil && sameConfig(ctx, r.storage, old) != nil {
+		return err // the copy is needed
 	}
-	r.mu.Lock()
-	r.config = cfg
-	r.mu.Unlock()
+	if err == nil {
+		r.mu.Lock()
+		r.config = cfg
+		r.mu.Unlock()
+	}
 	if err := remove(ctx); err != nil {
 		r.warn(fmt.Errorf("remove the copy of the old config, %s: %w", where, err))
 	}
-	return nil
+	return err
 }
 
 // upgradeConfig returns the config of version 2 for one of version 1, as it is
