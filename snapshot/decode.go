@@ -219,7 +219,7 @@ func (r *nodeReader) rareField(n *Node, key []byte) (bit uint32, ok bool) {
 		return 1 << 17, r.text(&n.LinkTarget)
 	case "linktarget_raw":
 		var raw []byte
-		ok = n.LinkTarget != "" && r.base64(&raw)
+		ok = n.LinkTarget != "" && r.base64(&raw) && raw != nil
 		n.LinkTarget = string(raw)
 		return 1 << 18, ok
 	case "extended_attributes":
