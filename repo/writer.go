@@ -91,6 +91,9 @@ func (w *Writer) Save(ctx context.Context, t BlobType, plain []byte) (Saved, err
 	if w.r.Has(h) || !w.claimed.add(h) {
 		return Saved{ID: h.ID}, w.failure()
 	}
+	if err := w.r.table.broken(); err != nil {
+		return Saved{}, w.fail(err) // or all would be stored a second time
+	}
 	return w.store(ctx, h, plain)
 }
 
