@@ -59,14 +59,21 @@ func drawPlanCase(t *rapid.T) *planCase {
 	c := newPlanCase()
 	blobs := rapid.IntRange(1, 60).Draw(t, "blobs")
 	handle := func(n int) BlobHandle { return BlobHandle{Type: BlobType(n % 2), ID: testID(uint32(n / 2))} }
-	for n := range blobs {
+	for n := range blobs + 1 {
 		c.used[handle(n)] = rapid.Bool().Draw(t, "used")
 	}
 	for i := range uint32(rapid.IntRange(1, 30).Draw(t, "packs")) {
 		size := int64(packOverhead)
 		var offset uint32
+		kind := rapid.SampledFrom([]string{"data", "data", "data", "trees", "mixed"}).Draw(t, "kind")
 		for range rapid.IntRange(1, 8).Draw(t, "blobs in pack") {
 			n := rapid.IntRange(0, blobs-1).Draw(t, "blob")
+			switch kind {
+			case "data":
+				n &^= 1
+			case "trees":
+				n |= 1
+			}
 			b := Blob{BlobHandle: handle(n), Offset: offset, Length: uint32(100 + n*1000)}
 			if rapid.Bool().Draw(t, "compressed") {
 				b.Plain = b.Length * 2
@@ -94,11 +101,11 @@ func drawLimits(t *rapid.T) pruneLimits {
 		unused: rapid.SampledFrom([]Unused{
 			{}, {kind: unusedPercent}, {kind: unusedPercent, percent: 50}, {kind: unusedBytes, bytes: 9000}, {kind: unusedUnlimited},
 		}).Draw(t, "unused"),
-		repack:    rapid.SampledFrom([]uint64{0, 50000, 1 << 62}).Draw(t, "repack"),
-		small:     rapid.SampledFrom([]uint64{0, 1, 20000}).Draw(t, "small"),
-		rawTrees:  rapid.Bool().Draw(t, "raw trees"),
-		rawData:   rapid.Bool().Draw(t, "raw data"),
-		treesOnly: rapid.Bool().Draw(t, "trees only"),
+		repack:    rapid.SampledFrom([]uint64{1 << 62, 1 << 62, 1 << 62, 0, 50000}).Draw(t, "repack"),
+		small:     rapid.SampledFrom([]uint64{1, 1, 1, 0, 20000}).Draw(t, "small"),
+		rawTrees:  rapid.IntRange(0, 3).Draw(t, "raw trees") == 0,
+		rawData:   rapid.IntRange(0, 3).Draw(t, "raw data") == 0,
+		treesOnly: rapid.IntRange(0, 9).Draw(t, "trees only") == 0,
 	}
 }
 
