@@ -78,11 +78,12 @@ func TestMigrateFailing(t *testing.T) {
 			armed = true
 			err := r.Migrate(t.Context(), repo.UpgradeV2)
 			again, openErr := repo.Open(t.Context(), mem, []byte(password), repo.Options{})
+			copied := findCopy(t, mem, kassett.HintOf(err))
 			switch {
 			case openErr == nil && err == nil && again.Config().Version == 2:
 			case openErr == nil && err != nil:
 			case openErr != nil && err != nil:
-				if copied := findCopy(t, mem, kassett.HintOf(err)); !bytes.Equal(copied, config) {
+				if !bytes.Equal(copied, config) {
 					t.Errorf("call %d %+v: no config, and the copy has %d bytes: %v (%s)", n, c, len(copied), err, kassett.HintOf(err))
 				}
 			default:
