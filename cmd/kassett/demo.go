@@ -112,15 +112,16 @@ func (d *demo) days(ctx context.Context) error {
 		{"Ask stock restic", d.askRestic},
 		{"Damage a copy", d.damage},
 		{"Hold Monday", d.hold},
+		{"Mend the clinic", d.mend},
+		{"Back up: Wednesday", d.backupThird},
 		{"Forget and prune", d.forget},
-		{"Compare again", d.compareAgain},
 	} {
 		d.a.ui.say("%s …", s.name)
 		begun := time.Now()
 		what, result, err := s.work(ctx)
 		step := demoStep{Name: s.name, What: what, Seconds: time.Since(begun).Seconds(), Result: result, Proved: err == nil}
 		if err != nil {
-			step.Result = "NOT PROVED: " + oneLine(err.Error())
+			step.Result = "NOT PROVED: see below"
 		}
 		d.steps = append(d.steps, step)
 		if err != nil {
@@ -140,7 +141,7 @@ func (d *demo) table() error {
 	}
 	verdict := fmt.Sprintf("Proved: all %s of Monday came back exactly as they were, byte for byte,\nwith owner, mode, time, links and attributes, after a ransom had taken them.", plural(d.counts.files, "file", "files"))
 	if !proved || len(d.steps) == 0 {
-		verdict = "Not proved: see the last line of the table."
+		verdict = "Not proved: the last step of the table failed."
 	} else if len(d.skipped) > 0 {
 		verdict += "\nNot asked on this machine: " + strings.Join(d.skipped, "; ") + "."
 	}

@@ -63,15 +63,29 @@ func (s *stdinSource) List(ctx context.Context, dir string) ([]kassett.Entry, er
 // Fill implements [kassett.Source].
 func (s *stdinSource) Fill(ctx context.Context, _ string, _ *kassett.Entry) error { return ctx.Err() }
 
-// Open implements [kassett.Source].
-func (s *stdinSource) Open(context.Context, string, *kassett.Entry) (kassett.Content, error) {
-	return stdinContent{s.in}, nil
+// Open implements [kassett.Source]. A read from a terminal or a pipe cannot be
+// broken off, so a goroutine reads ahead of us: it ends with its input, at the
+// latest with the process.
+func (s *stdinSource) Open(ctx context.Context, _ string, _ *kassett.Entry) (kassett.Content, error) {
+	r, w := io.Pipe()
+	stop := context.AfterFunc(ctx, func() { w.CloseWithError(ctx.Err()) })
+	go func() {
+		_, err := io.Copy(w, s.in)
+		w.CloseWithError(err)
+	}()
+	return &stdinContent{r, stop}, nil
 }
 
-type stdinContent struct{ io.Reader }
+type stdinContent struct {
+	*io.PipeReader
+	stop func() bool
+}
 
 // Close implements [kassett.Content]; standard input is not ours to close.
-func (stdinContent) Close() error { return nil }
+func (c *stdinContent) Close() error {
+	c.stop()
+	return c.PipeReader.Close()
+}
 
 // Changed implements [kassett.Content].
-func (stdinContent) Changed() (bool, error) { return false, nil }
+func (*stdinContent) Changed() (bool, error) { return false, nil }
