@@ -179,7 +179,7 @@ func (p *pattern) match(names []string) bool {
 // matchAt reports whether the pattern matches names from at on. What stands
 // between two "**" is placed as far left as it goes, which leaves most to the
 // rest. As in restic each "**" still to come counts as one name when an
-// earlier one is widened, so a/**/b/**/c does not match a/b/c.
+// earlier one is placed, so a/**/b/**/c does not match a/b/c without a root.
 func (p *pattern) matchAt(names []string, at int) bool {
 	start := at
 	end := len(p.parts)

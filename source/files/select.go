@@ -25,7 +25,8 @@ type tag struct{ name, header string }
 // cacheTag is what marks the cache of a program (https://bford.info/cachedir/).
 var cacheTag = tag{"CACHEDIR.TAG", "Signature: 8a477f597d28d172789f06886806bc55"}
 
-func newSelection(o Options, r *root) (selection, error) {
+// newSelection prepares the choices of o for targets at these absolute paths.
+func newSelection(o Options, paths []string) (selection, error) {
 	s := selection{larger: uint64(max(o.ExcludeLarger, 0)), warn: o.Warn}
 	for _, set := range []struct {
 		list []string
@@ -55,21 +56,13 @@ func newSelection(o Options, r *root) (selection, error) {
 	}
 	if o.OneFileSystem {
 		s.devices = map[string]uint64{}
-		r.top.targetDevices(s.devices)
-	}
-	return s, nil
-}
-
-// targetDevices notes the file system of each target at and below n.
-func (n *node) targetDevices(to map[string]uint64) {
-	if n.path != "" {
-		if e := statPath(n.path, false); e.Err == nil {
-			to[n.abs] = e.DeviceID
+		for _, path := range paths {
+			if e := statPath(path, false); e.Err == nil {
+				s.devices[path] = e.DeviceID
+			}
 		}
 	}
-	for _, kid := range n.kids {
-		kid.targetDevices(to)
-	}
+	return s, nil
 }
 
 // skip is a selection applied to one folder.

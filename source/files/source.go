@@ -65,7 +65,7 @@ func New(o Options) (*Source, error) {
 	if s.paths, err = absolute(o.Paths); err != nil {
 		return nil, err
 	}
-	if s.skip, err = newSelection(o, s.root); err != nil {
+	if s.skip, err = newSelection(o, s.paths); err != nil {
 		return nil, err
 	}
 	s.open.init(sourceHandles)
