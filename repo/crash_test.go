@@ -52,7 +52,7 @@ func withDamaged(ctx context.Context, st kassett.Storage, fn func(*repo.Reposito
 // files, and one more that was forgotten.
 func twoSnapshots(t *testing.T) *storagetest.Memory {
 	t.Helper()
-	r, m := inMemory(t, few)
+	r, m := storyRepo(t, few)
 	gone := mustBackUp(t, r, manyFiles(1, 24)...)
 	mustBackUp(t, r, append(manyFiles(1, 4), manyFiles(100, 8)...)...)
 	mustBackUp(t, r, append(manyFiles(5, 4), manyFiles(104, 8)...)...)
@@ -90,7 +90,7 @@ func acts(t *testing.T) []act {
 		},
 		{
 			name: "copy", start: func(t *testing.T) *storagetest.Memory {
-				r, m := inMemory(t, few)
+				r, m := storyRepo(t, few)
 				mustBackUp(t, r, manyFiles(100, 4)...)
 				return m
 			},

@@ -12,8 +12,8 @@ import (
 	"kassett/storage/storagetest"
 )
 
-// inMemory makes a repository in memory.
-func inMemory(t testing.TB, o repo.Options) (*repo.Repository, *storagetest.Memory) {
+// storyRepo makes a repository in memory.
+func storyRepo(t testing.TB, o repo.Options) (*repo.Repository, *storagetest.Memory) {
 	t.Helper()
 	m := storagetest.NewMemory()
 	o.KeyCost = quick
@@ -25,8 +25,8 @@ func inMemory(t testing.TB, o repo.Options) (*repo.Repository, *storagetest.Memo
 	return r, m
 }
 
-// openOn opens a repository on a storage without loading its index.
-func openOn(t testing.TB, st kassett.Storage, o repo.Options) *repo.Repository {
+// storyOpen opens a repository on a storage without loading its index.
+func storyOpen(t testing.TB, st kassett.Storage, o repo.Options) *repo.Repository {
 	t.Helper()
 	r, err := repo.Open(context.Background(), st, []byte(password), o)
 	if err != nil {
@@ -100,11 +100,11 @@ func TestRepairIndex(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			ctx := context.Background()
-			r, m := inMemory(t, repo.Options{PackSize: 32 << 10})
+			r, m := storyRepo(t, repo.Options{PackSize: 32 << 10})
 			mustBackUp(t, r, manyFiles(1, 50)...)
 			mustBackUp(t, r, manyFiles(30, 50)...)
 			damage(t, m)
-			r = openOn(t, m, repo.Options{})
+			r = storyOpen(t, m, repo.Options{})
 			stats, err := r.RepairIndex(ctx, repo.RepairOptions{}, func(repo.Finding) {})
 			if err != nil || stats.PacksAdded == 0 {
 				t.Fatalf("%+v, %v", stats, err)
@@ -125,7 +125,7 @@ func TestRepairIndex(t *testing.T) {
 func TestRepairIndexOfDamagedPacks(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	r, m := inMemory(t, repo.Options{PackSize: 32 << 10})
+	r, m := storyRepo(t, repo.Options{PackSize: 32 << 10})
 	mustBackUp(t, r, manyFiles(1, 80)...)
 	packs := m.Handles(kassett.PackFile)
 	gone, headless := packs[0], packs[1]
@@ -175,7 +175,7 @@ func TestRepairPacks(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			ctx := context.Background()
-			r, m := inMemory(t, repo.Options{PackSize: 32 << 10})
+			r, m := storyRepo(t, repo.Options{PackSize: 32 << 10})
 			files := manyFiles(1, 60)
 			mustBackUp(t, r, files...)
 			victim := dataPack(t, r)
