@@ -7,13 +7,38 @@ import (
 	"compress/gzip"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
+
+func TestMain(m *testing.M) {
+	if len(os.Args) > 2 && os.Args[1] == launchWord {
+		os.Exit(launch(os.Args[2:]))
+	}
+	os.Exit(m.Run())
+}
+
+// TestMeasure checks that a command's memory is its own and not ours, and that
+// its failure is told with what it said.
+func TestMeasure(t *testing.T) {
+	t.Parallel()
+	ours := bytes.Repeat([]byte{1}, 200<<20)
+	s, err := measure(exec.CommandContext(t.Context(), "/bin/sh", "-c", "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done"))
+	if err != nil || s.rss <= 0 || s.rss > 60<<20 || s.cpu() <= 0 || s.wall < s.cpu()/2 {
+		t.Errorf("measure = %v, %v", s, err)
+	}
+	runtime.KeepAlive(ours)
+	_, err = measure(exec.CommandContext(t.Context(), "/bin/sh", "-c", "echo no room left >&2; exit 6"))
+	if err == nil || !strings.Contains(err.Error(), "no room left") || !strings.Contains(err.Error(), "status 6") {
+		t.Errorf("a command that fails gives %v", err)
+	}
+}
 
 // read returns the content of every file below dir, by its path.
 func read(t *testing.T, dir string) map[string]string {

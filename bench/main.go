@@ -55,6 +55,9 @@ func (e *extraPeers) Set(s string) error {
 }
 
 func main() {
+	if len(os.Args) > 2 && os.Args[1] == launchWord {
+		os.Exit(launch(os.Args[2:]))
+	}
 	var o options
 	flag.StringVar(&o.corpora, "corpora", "docs,pacs,db", "`names` of the data to work on")
 	flag.StringVar(&o.peers, "peers", "restic,borg", "`names` of the tools to compare with, found in PATH")

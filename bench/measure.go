@@ -4,6 +4,8 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -37,22 +39,66 @@ func (s sample) String() string {
 
 // measure runs a command to its end. Earlier writes are flushed before, so that
 // nobody pays for those of another; the page cache stays warm on purpose.
-func measure(cmd *exec.Cmd) (sample, error) {
+func measure(cmd *exec.Cmd) (s sample, err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return s, err
+	}
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
-	syscall.Sync()
-	busy, start := machineBusy(), time.Now()
-	err := cmd.Run()
-	s := sample{wall: time.Since(start)}
+	cmd.Args = append([]string{self, launchWord, cmd.Path}, cmd.Args[1:]...)
+	cmd.Path = self
+	r, w, err := os.Pipe()
 	if err != nil {
-		return s, fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args, " "), err, tail(&said))
+		return s, err
 	}
-	s.user, s.sys = cmd.ProcessState.UserTime(), cmd.ProcessState.SystemTime()
+	defer func() { err = errors.Join(err, r.Close()) }()
+	cmd.ExtraFiles = []*os.File{w}
+
+	syscall.Sync()
+	busy := machineBusy()
+	runErr := cmd.Run()
+	if err := w.Close(); err != nil {
+		return s, err
+	}
+	if runErr != nil {
+		return s, fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args[2:], " "), runErr, tail(&said))
+	}
+	if _, err := fmt.Fscan(r, &s.wall, &s.user, &s.sys, &s.rss); err != nil {
+		return s, fmt.Errorf("read what was measured: %w", err)
+	}
 	s.other = max(0, machineBusy()-busy-s.cpu())
-	if u, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
-		s.rss = u.Maxrss << 10
-	}
 	return s, nil
+}
+
+// launchWord makes this program start another and measure it.
+const launchWord = "launch"
+
+// launch runs a command, and writes what it took to file 3: wall, user and
+// system time in nanoseconds, and the largest resident set in bytes. It is a
+// process of its own because Linux counts the memory of the process that starts
+// another among the memory of the one that is started (exec_mmap keeps the mark
+// of what it replaces): a small one must do it.
+func launch(args []string) (exit int) {
+	runtime.LockOSThread() // or the thread's end would be taken for ours
+	cmd := exec.CommandContext(context.Background(), args[0], args[1:]...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	start := time.Now()
+	err := cmd.Run()
+	wall := time.Since(start)
+	if failed, ok := errors.AsType[*exec.ExitError](err); ok {
+		return max(1, failed.ExitCode())
+	}
+	u, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage)
+	if err == nil && ok {
+		_, err = fmt.Fprintln(os.NewFile(3, "result"), int64(wall), int64(cmd.ProcessState.UserTime()), int64(cmd.ProcessState.SystemTime()), u.Maxrss<<10)
+	}
+	if err != nil || !ok {
+		fmt.Fprintln(os.Stderr, "bench: launch:", err)
+		return 1
+	}
+	return 0
 }
 
 // machineBusy returns the CPU time of all processes since the machine started;
