@@ -106,22 +106,6 @@ type packSpan struct {
 	count int
 }
 
-// decodeIndex reads the JSON of an index file and calls fn for each pack, with
-// its blobs in the order of the file; they are valid during fn only. Nothing is
-// given to fn from a file that cannot be right.
-func decodeIndex(data []byte, fn func(pack kassett.ID, blobs []Blob) error) error {
-	var c indexContent
-	if err := c.decode(data); err != nil {
-		return err
-	}
-	for id, blobs := range c.all() {
-		if err := fn(id, blobs); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // all yields the packs with their blobs.
 func (c *indexContent) all() iter.Seq2[kassett.ID, []Blob] {
 	return func(yield func(kassett.ID, []Blob) bool) {

@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"bufio"
 	"cmp"
 	"context"
 	"errors"
@@ -17,6 +18,10 @@ import (
 // request to a near object store costs.
 const maxGap = 512 << 10
 
+// readAhead is how much of a pack one read asks for, in bytes, so that small
+// blobs do not cost a call each.
+const readAhead = 1 << 20
+
 // readStep is how much is read of a blob before its claimed length is trusted
 // with more memory.
 const readStep = 16 << 20
@@ -26,6 +31,7 @@ type buffers struct {
 	sealed []byte // as stored
 	frame  []byte // opened, maybe compressed
 	plain  []byte // decompressed
+	ahead  *bufio.Reader
 }
 
 // keepBuffers is how large, in bytes, a buffer may be to be used again.
@@ -39,6 +45,15 @@ func (b *buffers) giveBack() {
 	if cap(b.sealed)+cap(b.frame)+cap(b.plain) <= 3*keepBuffers {
 		buffersPool.Put(b)
 	}
+}
+
+// readAhead returns a buffered reader of rd.
+func (b *buffers) readAhead(rd io.Reader) *bufio.Reader {
+	if b.ahead == nil {
+		b.ahead = bufio.NewReaderSize(nil, readAhead)
+	}
+	b.ahead.Reset(rd)
+	return b.ahead
 }
 
 // openBlob appends the plaintext of a sealed blob to dst, which may be nil, and
@@ -205,10 +220,12 @@ func (l *spanLoader) span(ctx context.Context, blobs []Blob) (done int, err erro
 		return 1, l.elsewhere(ctx, blobs[0], err)
 	}
 	defer func() { _ = rc.Close() }() // what came has been checked
+	in := l.scratch.readAhead(rc)
+	defer in.Reset(nil)
 	for i, b := range blobs {
-		_, err := io.CopyN(io.Discard, rc, int64(b.Offset)-at)
+		_, err := in.Discard(int(int64(b.Offset) - at))
 		if err == nil {
-			l.scratch.sealed, err = readSealed(rc, l.scratch.sealed, int64(b.Length))
+			l.scratch.sealed, err = readSealed(in, l.scratch.sealed, int64(b.Length))
 		}
 		if err != nil {
 			// The stream is lost; what follows gets a new one.

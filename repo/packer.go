@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"sync/atomic"
 
@@ -26,8 +27,8 @@ type openPack struct {
 	buf    []byte // all of it; blobs fill it from the front
 	used   int    // bytes, guarded by the slot's mutex as is blobs
 	blobs  []Blob
-	header int  // bytes of entries
-	own    bool // buf is not from the writer's memory
+	header int    // bytes of entries
+	lent   []byte // what goes back to the writer's memory: buf, or in its stead
 	// users are the goroutines that seal into buf, and the slot. Whoever
 	// takes it to 0 sends the pack.
 	users atomic.Int32
@@ -46,45 +47,78 @@ func (p *openPack) fits(b Blob) bool {
 
 // reserve finds room for a sealed blob. The caller fills it, then calls release.
 func (w *Writer) reserve(ctx context.Context, b Blob) (room, error) {
-	s := w.slotFor(b.Type)
+	if err := w.failure(); err != nil {
+		return room{}, err
+	}
+	if least := int(b.Length) + entrySize(b) + packOverhead; least > w.packSize() {
+		// It has a pack and memory of its own, which nothing joins.
+		p, err := w.newPack(ctx, least)
+		if err != nil {
+			return room{}, err
+		}
+		return p.place(b), nil
+	}
+	slots := w.slotsFor(b.Type)
+	first := rand.IntN(len(slots))
+	opened := &slots[first] // the one that gets a new pack
+	for i := range slots {
+		s := &slots[(first+i)%len(slots)]
+		s.mu.Lock()
+		if s.pack != nil && s.pack.fits(b) {
+			defer s.mu.Unlock()
+			s.pack.users.Add(1)
+			return s.pack.place(b), nil
+		}
+		empty := s.pack == nil
+		s.mu.Unlock()
+		if empty {
+			opened = s
+			break
+		}
+	}
+	s := opened
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.pack != nil && !s.pack.fits(b) {
 		w.release(s.pack)
 		s.pack = nil
 	}
-	p := s.pack
-	if p == nil {
-		var err error
-		if p, err = w.newPack(ctx, int(b.Length)+entrySize(b)+packOverhead); err != nil {
+	if s.pack == nil {
+		p, err := w.newPack(ctx, w.packSize())
+		if err != nil {
 			return room{}, err
 		}
 		s.pack = p
 	}
+	s.pack.users.Add(1)
+	return s.pack.place(b), nil
+}
+
+// place takes the next room of a pack. The caller has made sure that it fits,
+// and counts as a user.
+func (p *openPack) place(b Blob) room {
 	b.Offset = uint32(p.used)
 	p.blobs = append(p.blobs, b)
 	p.used += int(b.Length)
 	p.header += entrySize(b)
-	p.users.Add(1)
-	return room{p, p.buf[b.Offset:p.used:p.used]}, nil
+	return room{p, p.buf[b.Offset:p.used:p.used]}
 }
 
-// newPack opens a pack of at least the given length. It waits for memory.
-func (w *Writer) newPack(ctx context.Context, least int) (*openPack, error) {
-	size := w.packSize()
+// newPack opens a pack of the given length, with one user. It waits until
+// memory is free.
+func (w *Writer) newPack(ctx context.Context, size int) (*openPack, error) {
 	p := &openPack{blobs: make([]Blob, 0, 64)}
 	select {
-	case p.buf = <-w.memory:
+	case p.lent = <-w.memory:
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	case <-w.ctx.Done():
-		return nil, context.Cause(w.ctx)
+		return nil, w.failure()
 	}
-	switch {
-	case least > size:
-		w.memory <- p.buf // a long blob has a pack and memory of its own
-		p.buf, p.own = make([]byte, least), true
-	case p.buf == nil:
+	if p.lent == nil && size <= w.packSize() {
+		p.lent = make([]byte, size)
+	}
+	if p.buf = p.lent; size > len(p.buf) {
 		p.buf = make([]byte, size)
 	}
 	p.users.Store(1)
@@ -108,8 +142,10 @@ func (w *Writer) release(p *openPack) {
 	}
 }
 
-// closePacks takes the open packs out of their slots.
+// closePacks takes the open packs out of their slots. Data packs that fit into
+// one become one, so that a small backup does not leave two small packs.
 func (w *Writer) closePacks() {
+	w.joinPacks(&w.slots[0], &w.slots[1])
 	for i := range w.slots {
 		s := &w.slots[i]
 		s.mu.Lock()
@@ -121,19 +157,39 @@ func (w *Writer) closePacks() {
 	}
 }
 
+// joinPacks moves the blobs of the second slot into the pack of the first, if
+// there is room for them. Nothing is being sealed in either.
+func (w *Writer) joinPacks(into, from *slot) {
+	into.mu.Lock()
+	defer into.mu.Unlock()
+	from.mu.Lock()
+	defer from.mu.Unlock()
+	a, b := into.pack, from.pack
+	if a == nil || b == nil || a.users.Load() > 1 || b.users.Load() > 1 ||
+		a.used+b.used+a.header+b.header+packOverhead > len(a.buf) || len(a.blobs)+len(b.blobs) > maxPackBlobs {
+		return
+	}
+	for _, blob := range b.blobs {
+		copy(a.place(blob).sealed, b.buf[blob.Offset:][:blob.Length])
+	}
+	from.pack = nil
+	w.drop(b)
+}
+
+// drop ends a pack: it was sent, or is not needed any more.
+func (w *Writer) drop(p *openPack) {
+	w.memory <- p.lent
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.inFlight--; w.inFlight == 0 {
+		w.idle.Broadcast()
+	}
+}
+
 // send finishes a pack, stores it, and puts it into the index. It runs in a
 // goroutine of its own, which Flush and Abort wait for.
 func (w *Writer) send(p *openPack) {
-	defer func() {
-		if !p.own {
-			w.memory <- p.buf
-		}
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		if w.inFlight--; w.inFlight == 0 {
-			w.idle.Broadcast()
-		}
-	}()
+	defer w.drop(p)
 	select {
 	case w.senders <- struct{}{}:
 		defer func() { <-w.senders }()

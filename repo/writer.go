@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -245,12 +244,12 @@ func (w *Writer) fail(err error) error {
 	return err
 }
 
-// slotFor chooses where a blob goes.
-func (w *Writer) slotFor(t BlobType) *slot {
+// slotsFor returns the slots of which one gets the blob.
+func (w *Writer) slotsFor(t BlobType) []slot {
 	if t == TreeBlob {
-		return &w.slots[openData]
+		return w.slots[openData:]
 	}
-	return &w.slots[rand.IntN(openData)]
+	return w.slots[:openData]
 }
 
 // claimShards keeps goroutines from waiting for each other.
