@@ -4,10 +4,10 @@ import (
 	"testing"
 	"time"
 
+	"pgregory.net/rapid"
+
 	"kassett"
 	"kassett/repo"
-
-	"pgregory.net/rapid"
 )
 
 func TestParseAge(t *testing.T) {

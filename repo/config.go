@@ -7,9 +7,9 @@ import (
 	"errors"
 	"fmt"
 
-	"kassett"
-
 	"github.com/restic/chunker"
+
+	"kassett"
 )
 
 // The versions of the format that are known here. Version 2 brought

@@ -9,10 +9,10 @@ import (
 	"testing"
 	"time"
 
-	"kassett"
-
 	"github.com/google/go-cmp/cmp"
 	"github.com/klauspost/compress/zstd"
+
+	"kassett"
 )
 
 // fixedKey is a master key that is the same in every run, for seeds.

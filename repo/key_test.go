@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"testing"
@@ -231,9 +232,7 @@ func hostileKey(t testing.TB, st *storagetest.Memory, change map[string]any) []b
 	if err := json.Unmarshal(st.Bytes(st.Handles(kassett.KeyFile)[0]), &fields); err != nil {
 		t.Fatal(err)
 	}
-	for k, v := range change {
-		fields[k] = v
-	}
+	maps.Copy(fields, change)
 	b, err := json.Marshal(fields)
 	if err != nil {
 		t.Fatal(err)

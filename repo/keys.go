@@ -11,9 +11,9 @@ import (
 	"strings"
 	"time"
 
-	"kassett"
-
 	"golang.org/x/crypto/scrypt"
+
+	"kassett"
 )
 
 // Scrypt is the cost of turning a password into a key: N rounds (a power of

@@ -55,7 +55,6 @@ type LockOptions struct {
 // Lock is a lock that is held. A goroutine of its own refreshes it.
 type Lock struct {
 	repo     *Repository
-	values   context.Context //nolint:containedctx // only its values are used, for giving back
 	cancel   context.CancelCauseFunc
 	unshield func()
 	done     chan struct{} // closed when the keeper has ended; what follows is the keeper's until then
@@ -74,7 +73,7 @@ type Lock struct {
 // [kassett.Locked] when it is lost: everything done under the lock uses it. If
 // someone else holds the repository the error is [kassett.Locked] and says who.
 func (r *Repository) Lock(ctx context.Context, mode LockMode, o LockOptions) (*Lock, context.Context, error) {
-	l := &Lock{repo: r, values: ctx, done: make(chan struct{}), unshield: func() {}}
+	l := &Lock{repo: r, done: make(chan struct{}), unshield: func() {}}
 	if o.NoLock {
 		close(l.done)
 		held, cancel := context.WithCancelCause(ctx)
@@ -283,7 +282,7 @@ func (l *Lock) removeRest(ctx context.Context) error {
 
 // giveBack removes all lock files of our own, also when the work was cancelled.
 func (l *Lock) giveBack() error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(l.values), lockCleanup)
+	ctx, cancel := context.WithTimeout(context.Background(), lockCleanup)
 	defer cancel()
 	var err error
 	if !l.id.IsZero() && l.lost == nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"os"
 	"os/exec"
 	"strings"
@@ -21,9 +22,7 @@ import (
 func putLock(t testing.TB, r *repo.Repository, fields map[string]any) kassett.ID {
 	t.Helper()
 	all := map[string]any{"time": time.Now(), "exclusive": false, "hostname": "elsewhere", "username": "root", "pid": 1}
-	for k, v := range fields {
-		all[k] = v
-	}
+	maps.Copy(all, fields)
 	b, err := json.Marshal(all)
 	if err != nil {
 		t.Fatal(err)

@@ -61,14 +61,13 @@ func passwordFile(t testing.TB, pass string) string {
 	return name
 }
 
-func openLocal(t testing.TB, dir, pass string, o repo.Options) (*repo.Repository, error) {
+func openLocal(t testing.TB, dir, pass string) (*repo.Repository, error) {
 	t.Helper()
 	st, err := local.Open(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.KeyCost = quick
-	r, err := repo.Open(t.Context(), st, []byte(pass), o)
+	r, err := repo.Open(t.Context(), st, []byte(pass), repo.Options{KeyCost: quick})
 	if err == nil {
 		closeAfter(t, r)
 	}
@@ -77,7 +76,7 @@ func openLocal(t testing.TB, dir, pass string, o repo.Options) (*repo.Repository
 
 func mustOpen(t testing.TB, dir, pass string) *repo.Repository {
 	t.Helper()
-	r, err := openLocal(t, dir, pass, repo.Options{})
+	r, err := openLocal(t, dir, pass)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +108,7 @@ func TestOpenWhatResticMade(t *testing.T) {
 			for _, pass := range []string{password, "второй ключ"} {
 				sameConfig(t, mustOpen(t, dir, pass), dir, pass)
 			}
-			_, err := openLocal(t, dir, "wrong", repo.Options{})
+			_, err := openLocal(t, dir, "wrong")
 			wantKind(t, err, kassett.WrongPassword)
 
 			r := mustOpen(t, dir, password)
@@ -178,14 +177,14 @@ func TestKeysBothWays(t *testing.T) {
 	mustRestic(t, dir, password, "key", "add", "--new-password-file", passwordFile(t, "theirs"))
 	theirs := keyOf(t, dir, "theirs")
 	mustRestic(t, dir, "theirs", "key", "passwd", "--new-password-file", passwordFile(t, "theirs 2"))
-	if _, err := openLocal(t, dir, "theirs", repo.Options{}); kassett.KindOf(err) != kassett.WrongPassword {
+	if _, err := openLocal(t, dir, "theirs"); kassett.KindOf(err) != kassett.WrongPassword {
 		t.Errorf("their old password: %v", err)
 	}
 	if keyOf(t, dir, "theirs 2") == theirs {
 		t.Error("their key has the old ID")
 	}
 	mustRestic(t, dir, password, "key", "remove", keyOf(t, dir, "theirs 2").String())
-	if _, err := openLocal(t, dir, "theirs 2", repo.Options{}); kassett.KindOf(err) != kassett.WrongPassword {
+	if _, err := openLocal(t, dir, "theirs 2"); kassett.KindOf(err) != kassett.WrongPassword {
 		t.Errorf("their removed password: %v", err)
 	}
 	// We do; they open.

@@ -187,7 +187,10 @@ func (r *Repository) signer() recordSigner {
 	return recordSigner{id, ed25519.NewKeyFromSeed(r.key.subkey("kassett "+recordFormat+" ed25519", []byte(id)))}
 }
 
-func (s recordSigner) public() ed25519.PublicKey { return s.key.Public().(ed25519.PublicKey) }
+// public returns the key that verifies. A private key ends with it (RFC 8032).
+func (s recordSigner) public() ed25519.PublicKey {
+	return ed25519.PublicKey(s.key[ed25519.PrivateKeySize-ed25519.PublicKeySize:])
+}
 
 // encode returns the bytes of a record file.
 func (s recordSigner) encode(rec Record, after []kassett.ID) ([]byte, error) {

@@ -13,9 +13,9 @@ import (
 	"strings"
 	"time"
 
-	"kassett"
-
 	"golang.org/x/sync/errgroup"
+
+	"kassett"
 )
 
 // Where records rest beside a repository.

@@ -11,9 +11,9 @@ import (
 	"os/user"
 	"sync"
 
-	"kassett"
-
 	"github.com/restic/chunker"
+
+	"kassett"
 )
 
 // Compression says how hard blobs are compressed in a repository of version 2.
@@ -126,7 +126,7 @@ func mustBeEmpty(ctx context.Context, st kassett.Storage) error {
 			if err != nil {
 				return fmt.Errorf("list %s: %w", k, err)
 			}
-			return exists(info.Handle.String())
+			return exists(info.String())
 		}
 	}
 	return nil

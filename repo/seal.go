@@ -11,9 +11,9 @@ import (
 	"fmt"
 	"slices"
 
-	"kassett"
-
 	"golang.org/x/crypto/poly1305" //nolint:staticcheck // the format's MAC is Poly1305-AES; there is no other
+
+	"kassett"
 )
 
 // Lengths of the sealed form, in bytes:
@@ -46,10 +46,8 @@ func newSealKey(secret []byte) (*sealKey, error) {
 	if copy(k.secret[:], secret) != keySize || len(secret) != keySize {
 		return nil, fmt.Errorf("key of %d bytes, want %d", len(secret), keySize)
 	}
-	for _, part := range [][]byte{secret[:32], secret[32:48], secret[48:]} {
-		if allZero(part) {
-			return nil, errors.New("a part of the key is all zero")
-		}
+	if slices.ContainsFunc([][]byte{secret[:32], secret[32:48], secret[48:]}, allZero) {
+		return nil, errors.New("a part of the key is all zero")
 	}
 	var err error
 	if k.encrypt, err = aes.NewCipher(k.secret[:32]); err != nil {

@@ -6,10 +6,10 @@ import (
 	"slices"
 	"testing"
 
-	"kassett"
-
 	"golang.org/x/crypto/poly1305" //nolint:staticcheck // see seal.go
 	"pgregory.net/rapid"
+
+	"kassett"
 )
 
 func hexBytes(t *testing.T, s string) []byte {

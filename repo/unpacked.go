@@ -6,11 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
-
-	"kassett"
 
 	"github.com/klauspost/compress/zstd"
+
+	"kassett"
 )
 
 // zstdMark is the first byte of an unpacked file that is compressed. An
@@ -28,34 +27,6 @@ func unpackedLimit(k kassett.FileKind) int64 {
 		return 64 << 20
 	}
 	return 1 << 20
-}
-
-// unpackedZip compresses and decompresses unpacked files; it is made when first
-// needed.
-type unpackedZip struct {
-	once sync.Once
-	enc  *zstd.Encoder
-	dec  map[int64]*zstd.Decoder // by limit
-	err  error
-}
-
-func (z *unpackedZip) init() error {
-	z.once.Do(func() {
-		z.enc, z.err = zstd.NewWriter(nil, zstd.WithEncoderCRC(false), zstd.WithEncoderConcurrency(1))
-		z.dec = make(map[int64]*zstd.Decoder)
-		for _, k := range []kassett.FileKind{kassett.IndexFile, kassett.SnapshotFile, kassett.LockFile} {
-			limit := unpackedLimit(k)
-			d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(uint64(limit)))
-			z.dec[limit], z.err = d, errors.Join(z.err, err)
-		}
-	})
-	return z.err
-}
-
-func (z *unpackedZip) close() {
-	for _, d := range z.dec {
-		d.Close()
-	}
 }
 
 // SaveUnpacked seals an index, snapshot or lock file and stores it. What was
@@ -77,12 +48,15 @@ func (r *Repository) sealUnpacked(k kassett.FileKind, plain []byte) ([]byte, err
 			Err: fmt.Errorf("%d bytes, at most %d could be read again", len(plain), unpackedLimit(k)),
 		}
 	}
+	if len(plain) == 0 || plain[0] != '{' && plain[0] != '[' {
+		return nil, &kassett.Error{Op: "seal", What: k.String(), Kind: kassett.Invalid, Err: errors.New("it is not JSON")}
+	}
 	body := plain
 	if r.Config().Version >= 2 {
-		if err := r.zip.init(); err != nil {
+		if err := r.codec.start(r.options.Compression); err != nil {
 			return nil, err
 		}
-		body = r.zip.enc.EncodeAll(plain, []byte{zstdMark})
+		body = r.codec.compressUnpacked([]byte{zstdMark}, plain)
 	}
 	sealed := r.key.seal(make([]byte, 0, len(body)+Overhead), body)
 	back, err := r.openUnpacked(k, sealed)
@@ -143,19 +117,34 @@ func (r *Repository) openUnpacked(k kassett.FileKind, sealed []byte) ([]byte, er
 	case '{', '[':
 		return body, nil
 	case zstdMark:
-		if err := r.zip.init(); err != nil {
-			return nil, err
-		}
-		plain, err := r.zip.dec[unpackedLimit(k)].DecodeAll(body[1:], nil)
-		if errors.Is(err, zstd.ErrDecoderSizeExceeded) {
-			return nil, fmt.Errorf("decompress: more than %d bytes, no %s file is that long", unpackedLimit(k), k)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("decompress: %w", err)
-		}
-		return plain, nil
+		return r.unzip(k, body[1:])
 	}
 	return nil, fmt.Errorf("it begins with byte %#02x, which is neither JSON nor a known compression", body[0])
+}
+
+// unzip decompresses a file of kind k. A length that the frame itself announces
+// is checked before memory for it is taken.
+func (r *Repository) unzip(k kassett.FileKind, frame []byte) ([]byte, error) {
+	if err := r.codec.start(r.options.Compression); err != nil {
+		return nil, err
+	}
+	limit := unpackedLimit(k)
+	var head zstd.Header
+	if err := head.Decode(frame); err != nil {
+		return nil, fmt.Errorf("decompress: %w", err)
+	}
+	plain, size := []byte(nil), head.FrameContentSize
+	if size <= uint64(limit) {
+		var err error
+		if plain, err = r.codec.decompress(nil, frame, -1); err != nil {
+			return nil, err
+		}
+		size = uint64(len(plain))
+	}
+	if size > uint64(limit) {
+		return nil, fmt.Errorf("decompress: it grows to more than %d bytes, no %s file is that long", limit, k)
+	}
+	return plain, nil
 }
 
 // Resolve returns the ID of the one file whose name begins with prefix, in
