@@ -348,7 +348,8 @@ func (c *checker) packFile(ctx context.Context, pack storedPack, n *namedPack) e
 	switch {
 	case n.files == 0:
 		f.Kind, f.Err = Leftover, errors.New("no index file names it")
-		if f.Hint = "`kassett prune` removes it"; c.badIndex > 0 {
+		f.Hint = "`kassett prune` removes what a broken-off backup has left; when index files were lost, run `kassett repair index` before"
+		if c.badIndex > 0 {
 			f.Hint = "run `kassett repair index`: the index file that names it may be a damaged one"
 		}
 	case n.state&packDisputed != 0:

@@ -289,8 +289,8 @@ func (p *pruning) gone(id kassett.ID) bool {
 }
 
 // findIndexes reads the index files and finds out which must be replaced. All of
-// them must be readable and name known packs only: else something is there that
-// the plan did not see.
+// them must be readable, and name the packs that the plan knows, no more and no
+// fewer: else the plan is about something else than what is there.
 func (p *pruning) findIndexes(ctx context.Context) error {
 	ids, err := p.r.listIDs(ctx, kassett.IndexFile)
 	if err != nil {
@@ -298,36 +298,53 @@ func (p *pruning) findIndexes(ctx context.Context) error {
 	}
 	p.o.Progress.Enter("read index")
 	p.o.Progress.Expect(int64(len(ids)), 0)
-	var mu sync.Mutex
+	var mu sync.Mutex // guards what follows
 	var touched, small []kassett.ID
+	named := newBitmap(len(p.plan.packs))
 	err = side(ctx, p.r, ids, func(ctx context.Context, id kassett.ID) error {
 		defer p.o.Progress.Done(1, 0)
-		n, gone := 0, false
-		err := p.r.eachIndexed(ctx, id, func(pack kassett.ID, blobs []Blob) error {
-			if _, ok := findPack(p.plan.packs, pack); !ok {
-				return &kassett.Error{
-					Op: "prune", Kind: kassett.Locked, Err: fmt.Errorf("index file %s was written meanwhile", id),
-					Hint: "see that no other program writes to the repository, and run prune again",
-				}
-			}
-			n += len(blobs)
-			gone = gone || p.gone(pack)
-			return nil
-		})
+		c, err := p.r.readIndex(ctx, id)
+		if err != nil {
+			return err
+		}
 		mu.Lock()
 		defer mu.Unlock()
+		gone := false
+		for pack := range c.all() {
+			i, ok := findPack(p.plan.packs, pack)
+			if !ok || p.plan.sums[i].indexed == 0 {
+				return indexChanged(fmt.Errorf("index file %s is new", id))
+			}
+			named.set(uint32(i))
+			gone = gone || p.gone(pack)
+		}
 		switch {
 		case gone:
 			touched = append(touched, id)
-		case n < smallIndex:
+		case len(c.blobs) < smallIndex:
 			small = append(small, id)
 		}
-		return err
+		return nil
 	})
+	if err != nil {
+		return err
+	}
+	for i := range p.plan.sums {
+		if p.plan.sums[i].indexed > 0 && !named.has(uint32(i)) {
+			return indexChanged(fmt.Errorf("the index file that named pack %s is gone", p.plan.packs[i].id))
+		}
+	}
 	if len(touched) > 0 {
 		p.indexes = append(touched, small...)
 	}
-	return err
+	return nil
+}
+
+func indexChanged(err error) error {
+	return &kassett.Error{
+		Op: "prune", Kind: kassett.Locked, Err: fmt.Errorf("the index was changed meanwhile, nothing was removed: %w", err),
+		Hint: "see that no other program writes to the repository, run `kassett check`, and then prune again",
+	}
 }
 
 // reindex takes packs out of the index.

@@ -94,7 +94,7 @@ func TestRepairIndex(t *testing.T) {
 			m.Damage(m.Handles(kassett.IndexFile)[0], func(b []byte) []byte { b[len(b)/2] ^= 1; return b })
 		},
 		"one empty": func(t *testing.T, m *storagetest.Memory) {
-			m.Damage(m.Handles(kassett.IndexFile)[0], func([]byte) []byte { return nil })
+			m.Damage(m.Handles(kassett.IndexFile)[0], func([]byte) []byte { return []byte{} })
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -169,7 +169,7 @@ func TestRepairPacks(t *testing.T) {
 		"flipped blob":    {func(b []byte) []byte { b[20] ^= 1; return b }, 1},
 		"half of it":      {func(b []byte) []byte { return b[:len(b)/2] }, -1},
 		"a byte too few":  {func(b []byte) []byte { return append(b[:100:100], b[101:]...) }, -1},
-		"nothing":         {func([]byte) []byte { return nil }, -1},
+		"nothing":         {func([]byte) []byte { return []byte{} }, -1},
 		"zeros in middle": {func(b []byte) []byte { clear(b[len(b)/3 : len(b)/2]); return b }, -1},
 	} {
 		t.Run(name, func(t *testing.T) {
