@@ -36,7 +36,7 @@ type BackupOptions struct {
 	IgnoreCtime, IgnoreInode bool // when judging whether a file changed
 	SkipUnchanged            bool // make no snapshot when its tree would be the parent's
 	DryRun                   bool // read and compare, write nothing
-	Readers                  int  // files read at once; 0 is one more than there are processors
+	Readers                  int  // files read at once; 0 is one more than there are processors, at most 16
 
 	Progress *kassett.Progress
 	// Warn is told what is missing from the snapshot or not as it was, by
@@ -110,7 +110,7 @@ func newSnapshot(o *BackupOptions) *Snapshot {
 		o.Group = GroupBy{Host: true, Paths: true}
 	}
 	if o.Readers <= 0 {
-		o.Readers = runtime.GOMAXPROCS(0) + 1
+		o.Readers = min(runtime.GOMAXPROCS(0)+1, 16)
 	}
 	return &Snapshot{
 		Time: o.Time, Hostname: o.Host, Username: o.User, UID: o.UID, GID: o.GID,

@@ -121,7 +121,7 @@ func testBytes(seed uint64, n int) []byte {
 // compares makes the same trees as one that reads all.
 func TestAnySourceIsSavedWhole(t *testing.T) {
 	t.Parallel()
-	r, _ := newRepo(t)
+	r, _ := memoryRepo(t)
 	rapid.Check(t, func(rt *rapid.T) {
 		src := anySource.Draw(rt, "source")
 		if len(src.entries) == 0 {
@@ -156,7 +156,7 @@ func TestAnySourceIsSavedWhole(t *testing.T) {
 
 func TestUnchangedFilesAreNotOpened(t *testing.T) {
 	t.Parallel()
-	r, _ := newRepo(t)
+	r, _ := memoryRepo(t)
 	src := newTreeSource()
 	for i := range 20 {
 		src.add(fmt.Sprintf("a/%d/file", i), testBytes(uint64(i), 1000))
@@ -208,7 +208,7 @@ func TestWhatCountsAsChanged(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r, _ := newRepo(t)
+			r, _ := memoryRepo(t)
 			src := newTreeSource()
 			src.add("file", []byte("content"))
 			backUp(t, r, src, snapshot.BackupOptions{})
@@ -231,7 +231,7 @@ func TestWhatCountsAsChanged(t *testing.T) {
 
 func TestWhatIsMissingIsNamed(t *testing.T) {
 	t.Parallel()
-	r, _ := newRepo(t)
+	r, _ := memoryRepo(t)
 	src := newTreeSource()
 	src.add("good/file", []byte("good"))
 	src.add("bad/unreadable", []byte("x"))
@@ -304,7 +304,7 @@ func TestWhatIsMissingIsNamed(t *testing.T) {
 
 func TestHostileNamesAreNotSaved(t *testing.T) {
 	t.Parallel()
-	r, _ := newRepo(t)
+	r, _ := memoryRepo(t)
 	src := listSource{{Name: "a"}, {Name: "b/c"}, {Name: ".."}, {Name: "."}, {Name: ""}, {Name: "x\x00"}, {Name: "twice"}, {Name: "twice"}}
 	var n named
 	sn, err := snapshot.Backup(t.Context(), r, src, n.options(snapshot.BackupOptions{}))
@@ -336,7 +336,7 @@ func (s listSource) List(context.Context, string) ([]kassett.Entry, error) {
 
 func TestSourceFailures(t *testing.T) {
 	t.Parallel()
-	r, _ := newRepo(t)
+	r, _ := memoryRepo(t)
 	if sn, err := snapshot.Backup(t.Context(), r, listSource{}, snapshot.BackupOptions{}); sn != nil || kassett.KindOf(err) != kassett.NotFound {
 		t.Errorf("an empty source: %v, %v", sn, err)
 	}
@@ -352,7 +352,7 @@ func TestSourceFailures(t *testing.T) {
 
 func TestCutsAndTheirTags(t *testing.T) {
 	t.Parallel()
-	r, _ := newRepo(t)
+	r, _ := memoryRepo(t)
 	b := testBytes(3, 9<<20+1234)
 	copy(b[1<<20:5<<20], make([]byte, 4<<20))
 	page := kassett.Cut{Kind: kassett.CutPage, Page: 32 << 10}
@@ -420,7 +420,7 @@ func TestCutsAndTheirTags(t *testing.T) {
 
 func TestAnotherCutIsAnnounced(t *testing.T) {
 	t.Parallel()
-	r, _ := newRepo(t)
+	r, _ := memoryRepo(t)
 	src := newTreeSource()
 	src.add("a", testBytes(1, 100_000))
 	src.add("b", testBytes(2, 100_000))
@@ -447,7 +447,7 @@ func TestAnotherCutIsAnnounced(t *testing.T) {
 
 func TestLevels(t *testing.T) {
 	t.Parallel()
-	r, _ := newRepo(t)
+	r, _ := memoryRepo(t)
 	src := newTreeSource()
 	src.add("file", []byte("1"))
 	at := time.Now().Add(-time.Hour)
@@ -511,7 +511,7 @@ func TestMissingBlobsAreStoredAgain(t *testing.T) {
 
 func TestDryRunWritesNothing(t *testing.T) {
 	t.Parallel()
-	r, _ := newRepo(t)
+	r, _ := memoryRepo(t)
 	src := newTreeSource()
 	src.add("a/file", testBytes(1, 3<<20))
 	src.add("a/same", testBytes(1, 3<<20))
@@ -528,7 +528,7 @@ func TestDryRunWritesNothing(t *testing.T) {
 
 func TestSkipUnchanged(t *testing.T) {
 	t.Parallel()
-	r, _ := newRepo(t)
+	r, _ := memoryRepo(t)
 	src := newTreeSource()
 	src.add("file", []byte("x"))
 	first := backUp(t, r, src, snapshot.BackupOptions{})
@@ -583,7 +583,7 @@ func (s *stoppingSource) Open(ctx context.Context, path string, e *kassett.Entry
 // each other.
 func TestDeepAndWide(t *testing.T) {
 	t.Parallel()
-	r, _ := newRepo(t)
+	r, _ := memoryRepo(t)
 	wide := make(listSource, 100_000)
 	for i := range wide {
 		wide[i].Name = fmt.Sprintf("%08d", i)
