@@ -25,6 +25,12 @@ type handle struct {
 	idle  *list.Element // nil while in use
 }
 
+// dirent is one name in a folder.
+type dirent struct {
+	name  string
+	inode uint64 // 0 where the system does not tell
+}
+
 func (c *handles) init(limit int) {
 	c.max, c.all, c.idle = limit, map[string]*handle{}, list.New()
 }

@@ -69,6 +69,9 @@ func New(o Options) (*Source, error) {
 		return nil, err
 	}
 	s.open.init(sourceHandles)
+	if err := takeRights(); err != nil && o.Warn != nil {
+		o.Warn("", err)
+	}
 	return s, nil
 }
 

@@ -109,12 +109,6 @@ func (f folder) device() (uint64, error) {
 	return uint64(st.Dev), err
 }
 
-// dirent is what reading a folder tells.
-type dirent struct {
-	name  string
-	inode uint64
-}
-
 // names reads the names in f, in the order of the system. All of one buffer share one string, so that a
 // folder of a million files does not make a million small objects.
 func (f folder) names() ([]dirent, error) {

@@ -40,6 +40,8 @@ type Target struct {
 	o    TargetOptions
 	open handles
 
+	uid, gid int // of who runs this, as the system numbers them; -1 on Windows
+
 	users, groups sync.Map // names → what lookup found
 	warned        sync.Once
 
@@ -73,8 +75,11 @@ func NewTarget(dir string, o TargetOptions) (*Target, error) {
 	if dir == "" {
 		return nil, &kassett.Error{Op: "restore files", Kind: kassett.Invalid, Err: errors.New("no folder to restore to"), Hint: "name a folder"}
 	}
-	t := &Target{dir: dir, o: o, claims: map[string]claim{}, mounts: map[uint64]string{}}
+	t := &Target{dir: dir, o: o, uid: os.Geteuid(), gid: os.Getegid(), claims: map[string]claim{}, mounts: map[uint64]string{}}
 	t.open.init(targetHandles)
+	if err := takeRights(); err != nil && o.Warn != nil {
+		o.Warn("", err)
+	}
 	return t, nil
 }
 
@@ -175,6 +180,13 @@ func (t *Target) failed(op, path string, err error) error {
 		return fmt.Errorf("%s %s: %w", op, path, err)
 	}
 	return &kassett.Error{Op: op, What: path, Kind: kind, Hint: hint, Err: err}
+}
+
+// warnOnce tells what holds for the whole restore.
+func (t *Target) warnOnce(what string) {
+	if t.o.Warn != nil {
+		t.warned.Do(func() { t.o.Warn("", errors.New(what)) })
+	}
 }
 
 func exists(op, path string) error {
@@ -414,7 +426,7 @@ func (t *Target) Open(ctx context.Context, path string, e *kassett.Entry) (kasse
 		t.open.put(h)
 		return nil, err
 	}
-	if f.f, f.reused, err = h.dir.openPart(f.part); err != nil {
+	if f.f, f.reused, err = h.dir.openPart(f.part, e); err != nil {
 		f.release()
 		t.open.put(h)
 		return nil, t.failed("write", path, err)

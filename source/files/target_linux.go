@@ -11,6 +11,9 @@ import (
 	"kassett"
 )
 
+// takeRights takes what rights the user has but must ask for: here none.
+func takeRights() error { return nil }
+
 // systemName refuses names that mean something else on this system.
 func systemName(string) error { return nil }
 
@@ -118,7 +121,7 @@ type part struct{ fd int }
 // openPart opens or makes the file a restore writes to. It goes on only with
 // one that this user made and that has no other name: anything else under that
 // name could be a trap.
-func (f folder) openPart(name string) (p part, reused bool, err error) {
+func (f folder) openPart(name string, _ *kassett.Entry) (p part, reused bool, err error) {
 	const flags = unix.O_RDWR | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
 	create := func() (int, error) {
 		return retry(func() (int, error) { return unix.Openat(f.fd, name, flags, 0o600) })
@@ -309,15 +312,15 @@ func (t *Target) apply(x inode, e *kassett.Entry, bare bool) error {
 	var errs []error
 	mode := unixMode(e.Mode)
 	uid, gid := t.ownersOf(e)
-	if !bare || uid != unix.Geteuid() || gid != unix.Getegid() {
+	if !bare || uid != t.uid || gid != t.gid {
 		switch err := x.chown(uid, gid); {
 		case err == nil:
-		case unix.Geteuid() != 0 && errors.Is(err, fs.ErrPermission):
+		case t.uid != 0 && errors.Is(err, fs.ErrPermission):
 			// A program must not get the rights of whoever restores it.
 			if mode &^= unix.S_ISUID; e.Type != kassett.Dir {
 				mode &^= unix.S_ISGID
 			}
-			t.warnOnce()
+			t.warnOnce("owners, and what only root may set, are not restored: not run as root")
 		default:
 			errs = append(errs, fmt.Errorf("set owner: %w", err))
 		}
@@ -361,12 +364,4 @@ func unixMode(m fs.FileMode) uint32 {
 		mode |= unix.S_ISVTX
 	}
 	return mode
-}
-
-func (t *Target) warnOnce() {
-	if t.o.Warn != nil {
-		t.warned.Do(func() {
-			t.o.Warn("", errors.New("owners, and what only root may set, are not restored: not run as root"))
-		})
-	}
 }
