@@ -230,7 +230,7 @@ func FuzzDecodeLock(f *testing.F) {
 		if err != nil {
 			return
 		}
-		_ = l.stale(time.Now())
+		_ = l.stale(time.Now(), "h", 1)
 		again, err := json.Marshal(&l)
 		if err != nil {
 			t.Fatal(err)

@@ -50,11 +50,16 @@ type LockOptions struct {
 	// NoLock takes no lock at all: for reading storage that cannot be
 	// written. Whoever removes files meanwhile makes such a reader fail.
 	NoLock bool
+	// Cleared is told of every lock that was removed on the way because its
+	// holder is proved to be gone: killed, or cut off from power. When nil,
+	// Options.Warn is.
+	Cleared func(LockInfo)
 }
 
 // Lock is a lock that is held. A goroutine of its own refreshes it.
 type Lock struct {
 	repo     *Repository
+	cleared  func(LockInfo)
 	cancel   context.CancelCauseFunc
 	unshield func()
 	done     chan struct{} // closed when the keeper has ended; what follows is the keeper's until then
@@ -73,7 +78,7 @@ type Lock struct {
 // [kassett.Locked] when it is lost: everything done under the lock uses it. If
 // someone else holds the repository the error is [kassett.Locked] and says who.
 func (r *Repository) Lock(ctx context.Context, mode LockMode, o LockOptions) (*Lock, context.Context, error) {
-	l := &Lock{repo: r, done: make(chan struct{}), unshield: func() {}}
+	l := &Lock{repo: r, done: make(chan struct{}), cleared: o.Cleared, unshield: func() {}}
 	if o.NoLock {
 		close(l.done)
 		held, cancel := context.WithCancelCause(ctx)
@@ -108,7 +113,7 @@ func (r *Repository) Lock(ctx context.Context, mode LockMode, o LockOptions) (*L
 // comes at the same moment sees ours, or we see theirs.
 func (l *Lock) acquire(ctx context.Context, mode LockMode) error {
 	l.file = newLockFile(mode)
-	if err := l.repo.conflict(ctx, l.file.Exclusive, kassett.ID{}); err != nil {
+	if err := l.conflict(ctx, kassett.ID{}); err != nil {
 		return err
 	}
 	// A stock restic that asks whether we live sends SIGHUP.
@@ -116,7 +121,7 @@ func (l *Lock) acquire(ctx context.Context, mode LockMode) error {
 	id, err := l.write(ctx)
 	if err == nil {
 		if err = sleep(ctx, lockSettle); err == nil {
-			err = l.repo.conflict(ctx, l.file.Exclusive, id)
+			err = l.conflict(ctx, id)
 		}
 	}
 	if err != nil {
@@ -322,12 +327,15 @@ type lockFile struct {
 	PID       int       `json:"pid"`
 	UID       uint32    `json:"uid,omitempty"`
 	GID       uint32    `json:"gid,omitempty"`
+
+	Holder *lockHolder `json:"holder,omitempty"` // ours alone
 }
 
 func newLockFile(mode LockMode) lockFile {
 	return lockFile{
 		Exclusive: mode == Exclusive, Hostname: thisHost(), Username: thisUser(), PID: os.Getpid(),
 		UID: uint32(max(0, os.Getuid())), GID: uint32(max(0, os.Getgid())), // -1 on Windows
+		Holder: thisHolder(),
 	}
 }
 
@@ -341,17 +349,6 @@ func decodeLock(plain []byte) (lockFile, error) {
 		return lockFile{}, errors.New("it has no time")
 	}
 	return f, nil
-}
-
-// stale reports whether whoever made the lock is surely gone. A lock of this
-// host is when its process is, whatever the clock says. A lock of another host,
-// or one with our own process number (a container's earlier life, most often),
-// is when it was not refreshed for 30 minutes.
-func (f *lockFile) stale(now time.Time) bool {
-	if host := thisHost(); host != "" && f.Hostname == host && f.PID != os.Getpid() {
-		return !processAlive(f.PID)
-	}
-	return now.Round(0).Sub(f.Time) > lockStale
 }
 
 // sleep waits for d, or returns why ctx ended before.

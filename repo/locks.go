@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"time"
 
@@ -19,7 +20,8 @@ type LockInfo struct {
 	Host, User string
 	PID        int
 	UID, GID   uint32
-	Stale      bool // its maker is surely gone
+	Stale      bool // its maker is gone, by proof or by the rule of restic
+	Dead       bool // by proof
 }
 
 // loadLock reads one lock file.
@@ -32,9 +34,11 @@ func (r *Repository) loadLock(ctx context.Context, id kassett.ID) (LockInfo, err
 	if err != nil {
 		return LockInfo{}, damagedFile(kassett.Handle{Kind: kassett.LockFile, ID: id}, err)
 	}
+	state := f.fate(thisHolder())
 	return LockInfo{
 		ID: id, Time: f.Time, Exclusive: f.Exclusive, Host: f.Hostname, User: f.Username,
-		PID: f.PID, UID: f.UID, GID: f.GID, Stale: f.stale(time.Now()),
+		PID: f.PID, UID: f.UID, GID: f.GID, Dead: state == dead,
+		Stale: state == dead || state == unsure && f.stale(time.Now(), thisHost(), os.Getpid()),
 	}, nil
 }
 
@@ -61,17 +65,20 @@ func (r *Repository) eachLock(ctx context.Context, fn func(kassett.ID, LockInfo,
 }
 
 // conflict returns a [kassett.Locked] error when a lock but our own forbids
-// ours. A lock that cannot be read may be one: it is read again a few times.
-func (r *Repository) conflict(ctx context.Context, exclusive bool, own kassett.ID) error {
+// ours. A lock that cannot be read may be one: it is read again a few times. One
+// whose holder is proved to be gone is removed: after a kill or a power cut the
+// next night's work must not wait for a person.
+func (l *Lock) conflict(ctx context.Context, own kassett.ID) error {
 	agreed := map[kassett.ID]bool{own: true}
 	for try, delay := 1, lockRetryFirst; ; try, delay = try+1, 2*delay {
 		var unread error
-		err := r.eachLock(ctx, func(id kassett.ID, info LockInfo, err error) error {
+		err := l.repo.eachLock(ctx, func(id kassett.ID, info LockInfo, err error) error {
 			switch {
 			case agreed[id]:
 			case err != nil:
 				unread = cmp.Or(unread, err)
-			case exclusive || info.Exclusive:
+			case info.Dead && l.clear(ctx, info):
+			case l.file.Exclusive || info.Exclusive:
 				return info.refuse()
 			default:
 				agreed[id] = true
@@ -91,6 +98,20 @@ func (r *Repository) conflict(ctx context.Context, exclusive bool, own kassett.I
 			return err
 		}
 	}
+}
+
+// clear removes the lock of a dead holder and reports whether it is gone.
+func (l *Lock) clear(ctx context.Context, info LockInfo) bool {
+	err := l.repo.storage.Delete(ctx, kassett.Handle{Kind: kassett.LockFile, ID: info.ID})
+	if err != nil {
+		return kassett.KindOf(err) == kassett.NotFound // someone else was faster
+	}
+	if l.cleared != nil {
+		l.cleared(info)
+	} else {
+		l.repo.warn(fmt.Errorf("removed lock %s of process %d on %s, which is gone", info.ID.Short(), info.PID, info.Host))
+	}
+	return true
 }
 
 // refuse says who holds the repository.
