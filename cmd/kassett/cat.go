@@ -52,6 +52,13 @@ func (a *app) cat(ctx context.Context, r *repo.Repository, what, spec string) er
 		return a.catFile(ctx, r, kassett.PackFile, spec)
 	case "lock", "snapshot", "index":
 		kind := map[string]kassett.FileKind{"lock": kassett.LockFile, "snapshot": kassett.SnapshotFile, "index": kassett.IndexFile}[what]
+		if kind == kassett.SnapshotFile && spec == "latest" {
+			sn, _, err := snapshot.Find(ctx, r, snapshot.Filter{}, spec)
+			if sn == nil {
+				return err
+			}
+			spec = sn.ID.String()
+		}
 		id, err := r.Resolve(ctx, kind, spec)
 		if err != nil {
 			return err

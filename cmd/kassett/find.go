@@ -36,6 +36,9 @@ With --blob, --tree or --pack the arguments are IDs, and it tells which files us
 them: after a check named a damaged pack, this says what is concerned.`,
 		Args: args(1, -1, "patterns"),
 		RunE: func(cmd *cobra.Command, given []string) error {
+			if x.blob && x.tree || x.tree && x.pack || x.pack && x.blob {
+				return invalid("find", "", "use one of --blob, --tree and --pack", errors.New("an ID is of one kind only"))
+			}
 			return a.within(cmd.Context(), reading, func(ctx context.Context, r *repo.Repository) error {
 				return a.find(ctx, r, x, given)
 			})
@@ -54,7 +57,6 @@ them: after a check named a damaged pack, this says what is concerned.`,
 	f.BoolVar(&x.packs, "show-pack-id", false, "tell in which packs the objects are (with --blob or --tree)")
 	f.BoolVarP(&x.view.long, "long", "l", false, "show mode, owner, size and time")
 	f.BoolVar(&x.view.human, "human-readable", false, "show sizes as people read them")
-	cmd.MarkFlagsMutuallyExclusive("blob", "tree", "pack")
 	return cmd
 }
 

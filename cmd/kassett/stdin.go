@@ -66,19 +66,30 @@ func (s *stdinSource) Fill(ctx context.Context, _ string, _ *kassett.Entry) erro
 // Open implements [kassett.Source]. A read from a terminal or a pipe cannot be
 // broken off, so a goroutine reads ahead of us: it ends with its input, at the
 // latest with the process.
-func (s *stdinSource) Open(ctx context.Context, _ string, _ *kassett.Entry) (kassett.Content, error) {
+//
+// The size of e is set when all was read: nobody knows it before.
+func (s *stdinSource) Open(ctx context.Context, _ string, e *kassett.Entry) (kassett.Content, error) {
 	r, w := io.Pipe()
 	stop := context.AfterFunc(ctx, func() { w.CloseWithError(ctx.Err()) })
 	go func() {
 		_, err := io.Copy(w, s.in)
 		w.CloseWithError(err)
 	}()
-	return &stdinContent{r, stop}, nil
+	return &stdinContent{PipeReader: r, stop: stop, entry: e}, nil
 }
 
 type stdinContent struct {
 	*io.PipeReader
-	stop func() bool
+	stop  func() bool
+	entry *kassett.Entry
+	read  uint64 // bytes
+}
+
+// Read implements [kassett.Content].
+func (c *stdinContent) Read(p []byte) (int, error) {
+	n, err := c.PipeReader.Read(p)
+	c.read += uint64(n) //nolint:gosec // not negative
+	return n, err
 }
 
 // Close implements [kassett.Content]; standard input is not ours to close.
@@ -88,4 +99,7 @@ func (c *stdinContent) Close() error {
 }
 
 // Changed implements [kassett.Content].
-func (*stdinContent) Changed() (bool, error) { return false, nil }
+func (c *stdinContent) Changed() (bool, error) {
+	c.entry.Size = c.read
+	return false, nil
+}

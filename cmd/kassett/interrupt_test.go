@@ -1,0 +1,165 @@
+//go:build unix
+
+package main
+
+import (
+	"bytes"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// started is a kassett that runs in the background.
+type started struct {
+	cmd   *exec.Cmd
+	stdin io.WriteCloser
+	out   bytes.Buffer // both voices
+}
+
+func start(t *testing.T, dir string, args ...string) *started {
+	t.Helper()
+	s := &started{cmd: exec.CommandContext(t.Context(), "kassett", args...)}
+	s.cmd.Env = append(os.Environ(), "KASSETT_REPOSITORY="+filepath.Join(dir, "repo"), "KASSETT_PASSWORD=x", "KASSETT_CACHE_DIR="+filepath.Join(dir, "cache"))
+	s.cmd.Stdout, s.cmd.Stderr = &s.out, &s.out
+	var err error
+	if s.stdin, err = s.cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// ends waits for the end and checks the exit code and what was said.
+func (s *started) ends(t *testing.T, code int, says ...string) {
+	t.Helper()
+	if s.stdin != nil {
+		_ = s.stdin.Close()
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.cmd.Wait() }()
+	select {
+	case <-done:
+	case <-time.After(30 * time.Second):
+		_ = s.cmd.Process.Kill()
+		<-done
+		t.Fatalf("kassett %v does not end; it said: %s", s.cmd.Args[1:], s.out.String())
+	}
+	if got := s.cmd.ProcessState.ExitCode(); got != code {
+		t.Errorf("kassett %v: exit code %d, want %d: %s", s.cmd.Args[1:], got, code, s.out.String())
+	}
+	for _, want := range says {
+		if !strings.Contains(s.out.String(), want) {
+			t.Errorf("kassett %v does not say %q: %s", s.cmd.Args[1:], want, s.out.String())
+		}
+	}
+}
+
+func waitFor(t *testing.T, pattern string) {
+	t.Helper()
+	for begun := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		if found, err := filepath.Glob(pattern); err != nil || len(found) > 0 {
+			return
+		}
+		if time.Since(begun) > 30*time.Second {
+			t.Fatalf("nothing comes at %s", pattern)
+		}
+	}
+}
+
+// backupInProgress starts a backup that has sent some packs and waits for more
+// to read.
+func backupInProgress(t *testing.T, dir string) *started {
+	t.Helper()
+	start(t, dir, "init").ends(t, 0)
+	s := start(t, dir, "backup", "--stdin", "--cut", "page=1MiB")
+	noise := make([]byte, 48<<20)
+	random := rand.NewChaCha8([32]byte{1})
+	_, _ = random.Read(noise)
+	if _, err := s.stdin.Write(noise); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, filepath.Join(dir, "repo", "data", "*", "*"))
+	return s
+}
+
+func TestSignalsStopABackup(t *testing.T) {
+	t.Parallel()
+	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
+		t.Run(sig.String(), func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			s := backupInProgress(t, dir)
+			pipe := s.stdin // stays open: a read that waits must not hold the stop up
+			defer pipe.Close()
+			s.stdin = nil
+			if err := s.cmd.Process.Signal(sig); err != nil {
+				t.Fatal(err)
+			}
+			s.ends(t, 130, "kassett: error: stopped", "what was saved so far stays and will not be sent again")
+			if locks, _ := filepath.Glob(filepath.Join(dir, "repo", "locks", "*")); len(locks) > 0 {
+				t.Errorf("locks stay: %v", locks)
+			}
+			start(t, dir, "check", "--read-data").ends(t, 0)
+			start(t, dir, "snapshots").ends(t, 0, "0 snapshots")
+		})
+	}
+}
+
+func TestLockedRepository(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := backupInProgress(t, dir)
+	start(t, dir, "snapshots").ends(t, 0)
+	start(t, dir, "prune").ends(t, 11, "kassett: next: ")
+	start(t, dir, "check", "--no-lock").ends(t, 0)
+	start(t, dir, "list", "locks").ends(t, 0, "shared")
+	start(t, dir, "unlock").ends(t, 0, "0 locks removed")
+	waiting := start(t, dir, "prune", "--retry-lock", "1m")
+	time.Sleep(300 * time.Millisecond)
+	if err := waiting.cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	waiting.ends(t, 130)
+	patient := start(t, dir, "prune", "--retry-lock", "1m")
+	s.ends(t, 0, "saved (full)")
+	patient.ends(t, 0)
+	start(t, dir, "check", "--read-data").ends(t, 0)
+}
+
+// TestReaderGoesAway: what a shell pipe does to a program whose reader ends.
+func TestReaderGoesAway(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	start(t, dir, "init").ends(t, 0)
+	s := start(t, dir, "backup", "--stdin")
+	if _, err := s.stdin.Write(bytes.Repeat([]byte("x"), 4<<20)); err != nil {
+		t.Fatal(err)
+	}
+	s.ends(t, 0)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	dump := exec.CommandContext(t.Context(), "kassett", "dump", "latest", "/stdin")
+	dump.Env = s.cmd.Env
+	dump.Stdout = w
+	var said bytes.Buffer
+	dump.Stderr = &said
+	_ = dump.Run()
+	w.Close()
+	if code := dump.ProcessState.ExitCode(); code != exitPipe {
+		t.Errorf("exit code %d, want %d: %s", code, exitPipe, said.String())
+	}
+	if locks, _ := filepath.Glob(filepath.Join(dir, "repo", "locks", "*")); len(locks) > 0 {
+		t.Errorf("locks stay: %v", locks)
+	}
+}
