@@ -39,7 +39,10 @@ const keepBuffers = 16 << 20
 
 var buffersPool = sync.Pool{New: func() any { return new(buffers) }}
 
-func takeBuffers() *buffers { return buffersPool.Get().(*buffers) }
+func takeBuffers() *buffers {
+	b, _ := buffersPool.Get().(*buffers) // always one: see New
+	return b
+}
 
 func (b *buffers) giveBack() {
 	if cap(b.sealed)+cap(b.frame)+cap(b.plain) <= 3*keepBuffers {

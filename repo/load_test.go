@@ -9,10 +9,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/klauspost/compress/zstd"
+
 	"kassett"
 	"kassett/storage/storagetest"
-
-	"github.com/klauspost/compress/zstd"
 )
 
 // plainOf is the content that packOf gives the blob i.
@@ -249,10 +249,10 @@ func frameOf(t testing.TB, plain []byte, o ...zstd.EOption) []byte {
 }
 
 // streamOf compresses without the length in the frame.
-func streamOf(t testing.TB, plain []byte, o ...zstd.EOption) []byte {
+func streamOf(t testing.TB, plain []byte) []byte {
 	t.Helper()
 	var out bytes.Buffer
-	e, err := zstd.NewWriter(&out, o...)
+	e, err := zstd.NewWriter(&out)
 	if err != nil {
 		t.Fatal(err)
 	}

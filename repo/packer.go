@@ -201,11 +201,11 @@ func (w *Writer) send(p *openPack) {
 	}
 	id, err := w.put(p)
 	if err != nil {
-		w.fail(err)
+		_ = w.fail(err)
 		return
 	}
 	if err := w.addToIndex(indexedPack{id, p.blobs}); err != nil {
-		w.fail(err)
+		_ = w.fail(err)
 	}
 }
 

@@ -14,9 +14,9 @@ import (
 	"sync"
 	"time"
 
-	"kassett"
-
 	"golang.org/x/sync/errgroup"
+
+	"kassett"
 )
 
 // Runs are merged when this many have about the same size, so that a record is
@@ -90,10 +90,9 @@ func (r *Repository) updateTable(ctx context.Context, p *kassett.Progress) error
 	}
 	for range maxMends {
 		err := r.tidyRuns()
-		var bad *badRun
+		var bad *badRunError
 		if !errors.As(err, &bad) {
-			t.setErr(err)
-			return errors.Join(damaged, err)
+			return errors.Join(damaged, t.setErr(err))
 		}
 		r.dropRun(bad)
 		if err := r.loadMissing(ctx, p); err != nil {
@@ -329,7 +328,7 @@ func (r *Repository) tidyRuns() error {
 // merge puts one run in the place of several.
 func (r *Repository) merge(runs []*run, gone map[kassett.ID]struct{}) error {
 	merged, err := mergeRuns(r.table.dir, r.key, runs, gone)
-	var bad *badRun
+	var bad *badRunError
 	if err != nil && !errors.As(err, &bad) {
 		return tableFailed(err)
 	}
@@ -342,7 +341,7 @@ func (r *Repository) merge(runs []*run, gone map[kassett.ID]struct{}) error {
 
 // dropRun takes a broken run out. Its index files are loaded again by
 // loadMissing.
-func (r *Repository) dropRun(bad *badRun) {
+func (r *Repository) dropRun(bad *badRunError) {
 	r.warn(fmt.Errorf("read the blob table, the file is made anew: %w", bad))
 	if slices.Contains(r.table.runs, bad.run) {
 		r.swapRuns([]*run{bad.run}, nil)
@@ -398,7 +397,7 @@ func (r *Repository) addIndex(ctx context.Context, id kassett.ID, packs []indexe
 // mend makes a broken run anew and reports whether it could.
 func (r *Repository) mend(err error) bool {
 	t := &r.table
-	var bad *badRun
+	var bad *badRunError
 	if !errors.As(err, &bad) {
 		return false
 	}
@@ -410,7 +409,7 @@ func (r *Repository) mend(err error) bool {
 	r.dropRun(bad)
 	// Lookups have no context: what they ask must be answered, or other work
 	// would go on with a table that has a hole.
-	if err := r.updateTable(context.Background(), nil); err != nil {
+	if err := r.updateTable(context.Background(), nil); err != nil { //nolint:forbidigo // see above
 		_ = t.setErr(fmt.Errorf("make the blob table anew: %w", err))
 		return false
 	}

@@ -14,10 +14,10 @@ import (
 	"sync"
 	"testing"
 
+	"pgregory.net/rapid"
+
 	"kassett"
 	"kassett/storage/storagetest"
-
-	"pgregory.net/rapid"
 )
 
 // model is what the table must say, kept in plain maps.
@@ -129,7 +129,7 @@ type require interface {
 func TestTableProperty(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
-		cache, err := os.MkdirTemp(t.TempDir(), "")
+		cache, err := os.MkdirTemp(t.TempDir(), "") //nolint:usetesting // one for each try of rapid
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -371,13 +371,13 @@ func TestTableDamagedAtRest(t *testing.T) {
 			return b
 		}
 	}
-	for name, make := range damage {
+	for name, damaged := range damage {
 		for _, f := range runFiles(t, cache) {
 			if err := os.Remove(f); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if err := os.WriteFile(file, make(), 0o600); err != nil {
+		if err := os.WriteFile(file, damaged(), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		warned := 0

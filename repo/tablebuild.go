@@ -237,7 +237,7 @@ func (c *cursor) movePacks(w *runWriter) (err error) {
 			return err
 		}
 		if uint64(index) >= uint64(len(c.indexes)) {
-			return &badRun{c.run, errPage}
+			return &badRunError{c.run, errPage}
 		}
 		c.packs[n] = dropped
 		if c.indexes[index] != dropped {
@@ -261,7 +261,7 @@ func (c *cursor) next() (ok bool, err error) {
 		}
 		n := c.rec.pack &^ treeBit
 		if uint64(n) >= uint64(len(c.packs)) {
-			return false, &badRun{c.run, errPage}
+			return false, &badRunError{c.run, errPage}
 		}
 		if c.packs[n] != dropped {
 			c.rec.pack = c.rec.pack&treeBit | c.packs[n]

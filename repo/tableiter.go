@@ -245,7 +245,7 @@ func (s *packStream) scan(fn func(rank uint32, at uint64)) error {
 			}
 			n := c.rec.pack &^ treeBit
 			if uint64(n) >= one.packs {
-				return &badRun{one, errPage}
+				return &badRunError{one, errPage}
 			}
 			if rank := s.ranks[i][n]; rank != dropped {
 				fn(rank, uint64(i)<<runShift|(c.pos-1))

@@ -85,7 +85,7 @@ func getRecord(b []byte) record {
 
 // run is an open run. Its methods are safe for many goroutines. Every method
 // that reads pages may find that the file is not what was written; it returns a
-// [badRun] then, and the run must be made anew.
+// [badRunError] then, and the run must be made anew.
 type run struct {
 	path string
 	data []byte // the mapped file
@@ -105,14 +105,14 @@ type run struct {
 	retired atomic.Bool  // the file goes with the last user
 }
 
-// badRun says that a run cannot be trusted.
-type badRun struct {
+// badRunError says that a run cannot be trusted.
+type badRunError struct {
 	run *run
 	err error
 }
 
-func (e *badRun) Error() string { return fmt.Sprintf("blob table file %s: %v", e.run.path, e.err) }
-func (e *badRun) Unwrap() error { return e.err }
+func (e *badRunError) Error() string { return fmt.Sprintf("blob table file %s: %v", e.run.path, e.err) }
+func (e *badRunError) Unwrap() error { return e.err }
 
 var errPage = errors.New("a page is not what was written")
 
@@ -147,17 +147,17 @@ func openRun(path string, key *sealKey) (r *run, err error) {
 	r.users.Store(1)
 	head := make([]byte, pageSize)
 	if _, err := f.ReadAt(head, 0); err != nil {
-		return nil, &badRun{r, noEOF(err)}
+		return nil, &badRunError{r, noEOF(err)}
 	}
 	if string(head[:len(runMagic)]) != runMagic {
-		return nil, &badRun{r, errors.New("it is of another version, or no blob table")}
+		return nil, &badRunError{r, errors.New("it is of another version, or no blob table")}
 	}
 	rest := head[len(runMagic):]
 	if r.tags, err = runTags(key, rest[:runIDSize]); err != nil {
 		return nil, err
 	}
 	if _, err := r.tags.Open(nil, pageNonce(0), head[pageData:], head[:pageData]); err != nil {
-		return nil, &badRun{r, errPage}
+		return nil, &badRunError{r, errPage}
 	}
 	rest = rest[runIDSize:]
 	var indexes uint64
@@ -169,7 +169,7 @@ func openRun(path string, key *sealKey) (r *run, err error) {
 	case err != nil:
 		return nil, err
 	case uint64(info.Size()) != total*pageSize:
-		return nil, &badRun{r, fmt.Errorf("it has %d bytes, want %d", info.Size(), total*pageSize)}
+		return nil, &badRunError{r, fmt.Errorf("it has %d bytes, want %d", info.Size(), total*pageSize)}
 	}
 	if r.data, r.unmap, err = mapFile(f, int64(total*pageSize)); err != nil {
 		return nil, err
@@ -216,7 +216,7 @@ func (r *run) guard(before bool, err *error) {
 		error
 		Addr() uintptr
 	}:
-		*err = &badRun{r, f}
+		*err = &badRunError{r, f}
 	default:
 		panic(f)
 	}
@@ -228,7 +228,7 @@ func (r *run) page(n uint64) ([]byte, error) {
 	bit := uint32(1) << (n % 32)
 	if r.checked[n/32].Load()&bit == 0 {
 		if _, err := r.tags.Open(nil, pageNonce(n), p[pageData:], p[:pageData]); err != nil {
-			return nil, &badRun{r, errPage}
+			return nil, &badRunError{r, errPage}
 		}
 		r.checked[n/32].Or(bit)
 	}
@@ -248,7 +248,7 @@ func (r *run) at(pos uint64) (record, error) {
 func (r *run) packAt(n uint32) (kassett.ID, uint32, error) {
 	n &^= treeBit
 	if uint64(n) >= r.packs {
-		return kassett.ID{}, 0, &badRun{r, errPage}
+		return kassett.ID{}, 0, &badRunError{r, errPage}
 	}
 	p, err := r.page(r.packPage + uint64(n)/packsPerPage)
 	if err != nil {
@@ -283,14 +283,14 @@ func (r *run) find(h BlobHandle) (pos uint64, ok bool, err error) {
 		}
 		first := n * recordsPerPage
 		count := min(recordsPerPage, r.records-first)
-		switch i := searchPage(p[:count*recordWidth], key, h); {
-		case i == 0: // h is not above the first record of the page
+		switch i := searchPage(p[:count*recordWidth], key, h); i {
+		case 0: // h is not above the first record of the page
 			hi, hiKey = first, binary.BigEndian.Uint64(p)
 			if hi > lo {
 				continue
 			}
 			return first, handleAt(p, 0) == h, nil
-		case i == count: // h is above all
+		case count: // h is above all
 			lo, loKey = first+count, binary.BigEndian.Uint64(p[(count-1)*recordWidth:])
 		default:
 			return first + i, handleAt(p, i) == h, nil
@@ -316,7 +316,7 @@ func searchPage(p []byte, key uint64, h BlobHandle) uint64 {
 	for lo < hi {
 		mid := int(uint(lo+hi) / 2)
 		rec := p[mid*recordWidth:][:recordWidth]
-		below := false
+		var below bool
 		if k := binary.BigEndian.Uint64(rec); k != key {
 			below = k < key
 		} else if c := bytes.Compare(rec[8:32], h.ID[8:]); c != 0 {

@@ -43,7 +43,7 @@ type Saved struct {
 type Writer struct {
 	r        *Repository
 	progress *kassett.Progress
-	ctx      context.Context // ends with the caller's, or at the first error
+	ctx      context.Context //nolint:containedctx // of the senders; ends with the caller's, or at the first error
 	cancel   context.CancelCauseFunc
 
 	claimed claims
@@ -175,7 +175,7 @@ func (w *Writer) store(ctx context.Context, h BlobHandle, plain []byte) (Saved, 
 // index files that name them. Then the repository knows the blobs. It may be
 // called again after more was saved.
 func (w *Writer) Flush(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, func() { w.fail(context.Cause(ctx)) })
+	stop := context.AfterFunc(ctx, func() { _ = w.fail(context.Cause(ctx)) })
 	defer stop()
 	w.closePacks()
 	w.mu.Lock()
@@ -198,7 +198,7 @@ func (w *Writer) Flush(ctx context.Context) error {
 // lock was lost, since someone else may be removing those packs by now.
 func (w *Writer) Abort() {
 	cause := context.Cause(w.ctx)
-	w.fail(context.Canceled)
+	_ = w.fail(context.Canceled)
 	w.closePacks()
 	w.mu.Lock()
 	for w.inFlight > 0 {

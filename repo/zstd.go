@@ -9,9 +9,9 @@ import (
 	"slices"
 	"sync"
 
-	"kassett"
-
 	"github.com/klauspost/compress/zstd"
+
+	"kassett"
 )
 
 // Bounds on what a foreign frame may grow to, in bytes.
