@@ -186,7 +186,9 @@ func TestStatsAsRestics(t *testing.T) {
 		// Debian's version tells neither how many snapshots it counted nor
 		// what compression saves.
 		got.SnapshotsCount, want.SnapshotsCount = 0, 0
-		got.TotalUncompressedSize, got.CompressionRatio, got.CompressionProgress, got.CompressionSpaceSaving = 0, 0, 0, 0
+		if want.TotalUncompressedSize == 0 {
+			got.TotalUncompressedSize, got.CompressionRatio, got.CompressionProgress, got.CompressionSpaceSaving = 0, 0, 0, 0
+		}
 		if got != want {
 			t.Errorf("%s:\n got %+v\nwant %+v", mode, got, want)
 		}

@@ -381,12 +381,13 @@ const (
 	minHole = 4 * page
 )
 
-// writeAt writes a blob, without its runs of zeros unless the part is dirty.
-func (w *work) writeAt(f io.WriterAt, dirty bool, b []byte, at int64) error {
+// writeAt writes a blob, without its runs of zeros where the part reads as zeros
+// anyway. A part that was begun long ago may hold something else there: dirty.
+func (w *work) writeAt(f kassett.TargetFile, dirty bool, b []byte, at int64) error {
 	for len(b) > 0 {
-		data, hole := len(b), 0
-		if !dirty {
-			data, hole = cutHole(b, at)
+		data, hole := cutHole(b, at)
+		if dirty && hole > 0 && !readsZero(f, at+int64(data), hole) {
+			data, hole = data+hole, 0
 		}
 		if data > 0 {
 			if _, err := f.WriteAt(b[:data], at); err != nil {
@@ -397,6 +398,22 @@ func (w *work) writeAt(f io.WriterAt, dirty bool, b []byte, at int64) error {
 		b, at = b[data+hole:], at+int64(data+hole)
 	}
 	return nil
+}
+
+// readsZero reports whether n bytes of a file are zeros, or past its end.
+func readsZero(f io.ReaderAt, at int64, n int) bool {
+	var buf [page]byte
+	for n > 0 {
+		got, err := f.ReadAt(buf[:min(n, page)], at)
+		if !zero(buf[:got]) {
+			return false
+		}
+		if err != nil {
+			return errors.Is(err, io.EOF)
+		}
+		n, at = n-got, at+int64(got)
+	}
+	return true
 }
 
 // cutHole returns how many bytes at the start of b are to be written, and how
@@ -421,7 +438,7 @@ func cutHole(b []byte, at int64) (data, hole int) {
 
 var zeros [page]byte
 
-func zero(b []byte) bool { return b[0] == 0 && string(b) == string(zeros[:len(b)]) }
+func zero(b []byte) bool { return len(b) == 0 || b[0] == 0 && string(b) == string(zeros[:len(b)]) }
 
 func (rs *restorer) written(n int) {
 	rs.mu.Lock()
