@@ -79,17 +79,26 @@ func (a winAttrs) encode() (map[string]json.RawMessage, error) {
 // Windows are passed over; a malformed one is an error, the rest are read.
 func decodeAttrs(all map[string]json.RawMessage) (a winAttrs, err error) {
 	var errs []error
-	read := func(key string, to any) {
-		if raw, ok := all[key]; ok {
-			if err := json.Unmarshal(raw, to); err != nil {
-				errs = append(errs, fmt.Errorf("read attribute %s: %w", key, err))
-			}
+	read := func(key string, to any) (ok bool) {
+		raw, ok := all[key]
+		if !ok {
+			return false
 		}
+		if err := json.Unmarshal(raw, to); err != nil {
+			errs = append(errs, fmt.Errorf("read attribute %s: %w", key, err))
+			return false
+		}
+		return true
 	}
-	read(attrCreated, &a.created)
-	read(attrFileAttrs, &a.attributes)
-	read(attrDescriptor, &a.descriptor)
-	if a.descriptor != nil {
+	var created filetime
+	if read(attrCreated, &created) {
+		a.created = &created
+	}
+	var attributes uint32
+	if read(attrFileAttrs, &attributes) {
+		a.attributes = &attributes
+	}
+	if read(attrDescriptor, &a.descriptor) {
 		if err := checkDescriptor(a.descriptor); err != nil {
 			a.descriptor = nil
 			errs = append(errs, fmt.Errorf("read attribute %s: %w", attrDescriptor, err))
