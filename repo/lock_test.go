@@ -206,6 +206,11 @@ func lockStorage(mem *storagetest.Memory, broken *atomic.Bool) kassett.Storage {
 	})
 }
 
+// readOnlyLocks is a storage that refuses to delete locks.
+func readOnlyLocks(mem *storagetest.Memory) kassett.Storage {
+	return storagetest.NewFailing(mem, storagetest.FailKind(storagetest.Delete, kassett.LockFile, &kassett.Error{Op: "delete", Kind: kassett.Denied}))
+}
+
 func TestLockStorageAway(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
