@@ -16,7 +16,7 @@ import (
 func BenchmarkMake(b *testing.B) {
 	const text = "a document of the usual kind, a few hundred bytes long"
 	b.Run("Target", func(b *testing.B) {
-		tg := newTarget(b, b.TempDir(), files.TargetOptions{})
+		tg := newTarget(b, tempDir(b), files.TargetOptions{})
 		for i := 0; b.Loop(); i++ {
 			if err := restoreFile(b.Context(), tg, fmt.Sprintf("f%07d", i), text); err != nil {
 				b.Fatal(err)
@@ -24,7 +24,7 @@ func BenchmarkMake(b *testing.B) {
 		}
 	})
 	b.Run("WriteFile", func(b *testing.B) {
-		dir := b.TempDir()
+		dir := tempDir(b)
 		for i := 0; b.Loop(); i++ {
 			if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("f%07d", i)), []byte(text), 0o644); err != nil {
 				b.Fatal(err)
@@ -35,7 +35,7 @@ func BenchmarkMake(b *testing.B) {
 
 // BenchmarkList lists a folder of 10,000 files, and asks for the rest of one.
 func BenchmarkList(b *testing.B) {
-	dir := b.TempDir()
+	dir := tempDir(b)
 	const n = 10_000
 	for i := range n {
 		write(b, filepath.Join(dir, fmt.Sprintf("f%07d", i)), "")

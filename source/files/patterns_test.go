@@ -88,7 +88,11 @@ func TestMatchLists(t *testing.T) {
 			t.Errorf("%q on %q: %v", c.patterns, c.path, got)
 		}
 	}
-	for _, bad := range []string{"[", "a/[x", "a[/]", `x\`} {
+	bad := []string{"[", "a/[x", "a[/]"}
+	if filepath.Separator == '/' {
+		bad = append(bad, `x\`) // a separator on Windows
+	}
+	for _, bad := range bad {
 		_, err := files.NewPatterns([]string{"good", bad}, false)
 		if errorIs(t, err, kassett.Invalid); err != nil && (!strings.Contains(err.Error(), strconvQuote(bad)) || kassett.HintOf(err) == "") {
 			t.Errorf("%q: error %v does not name it, or has no hint", bad, err)
@@ -188,7 +192,7 @@ func TestExcludesAsRestic(t *testing.T) {
 		}
 		t.Fatal("restic is not installed: make deps")
 	}
-	tree, repo := t.TempDir(), t.TempDir()
+	tree, repo := tempDir(t), tempDir(t)
 	for _, dir := range []string{"a/b/c", "a/x/b", "home/ann/.cache/deep", "cache", "tagged/sub", "Ä/b", "node_modules/m", "top"} {
 		must(t, os.MkdirAll(filepath.Join(tree, dir), 0o755))
 	}

@@ -23,7 +23,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func TestSource(t *testing.T) {
 	t.Parallel()
 	sourcetest.Run(t, func(t *testing.T) sourcetest.Setup {
-		dir := t.TempDir()
+		dir := tempDir(t)
 		for _, sub := range []string{"a/b", "skipped", "empty"} {
 			must(t, os.MkdirAll(filepath.Join(dir, sub), 0o755))
 		}
@@ -57,7 +57,7 @@ func TestSource(t *testing.T) {
 // TestTargets arranges targets as restic does; the snapshots of its own tests
 // in internal/archiver/tree_test.go are the model.
 func TestTargets(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	work := filepath.Join(dir, "work")
 	for _, sub := range []string{"work/sub/deep", "work/other", "foo"} {
 		must(t, os.MkdirAll(filepath.Join(dir, sub), 0o755))
@@ -108,7 +108,7 @@ func TestTargets(t *testing.T) {
 
 func TestMissingTargets(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
+	dir := tempDir(t)
 	write(t, filepath.Join(dir, "there"), "x")
 	s := newSource(t, files.Options{Paths: []string{filepath.Join(dir, "there"), filepath.Join(dir, "gone", "x"), filepath.Join(dir, "there", "below")}})
 	list, err := s.List(t.Context(), snapshotPath(dir))
@@ -135,7 +135,7 @@ func TestFolderAbove(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		return // links need a privilege there
 	}
-	dir := t.TempDir()
+	dir := tempDir(t)
 	must(t, os.Mkdir(filepath.Join(dir, "real"), 0o751))
 	write(t, filepath.Join(dir, "real", "f"), "x")
 	must(t, os.Symlink("real", filepath.Join(dir, "link")))
