@@ -22,6 +22,9 @@ test: deps ## what every commit must pass; SHORT=1 leaves out missing peers
 	go vet ./...
 	go test ./...
 
+test-windows: ## the compiled Windows tests under wine, as far as that goes
+	tools/wine-test.sh ./source/files
+
 race: ## the tests under the race detector, shuffled (needs gcc)
 	CGO_ENABLED=1 go test -race -shuffle=on -count=1 -timeout 30m ./...
 
@@ -52,4 +55,4 @@ cross: ## build for every system we promise
 
 check: lint test race cross vuln ## everything a release must pass
 
-.PHONY: help run build deps test race lint fmt vuln fuzz nightly bench cross check
+.PHONY: help run build deps test test-windows race lint fmt vuln fuzz nightly bench cross check

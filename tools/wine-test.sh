@@ -5,7 +5,8 @@
 # docs/handbook/what-survives.md.
 set -eu
 wine=/usr/lib/wine/wine64
-[ -x "$wine" ] || wine=$(command -v wine64 || command -v wine) || { echo "wine64 is not installed: make deps" >&2; exit 1; }
+[ -x "$wine" ] || wine=$(command -v wine64 || command -v wine) || { echo "wine is missing: apt-get install wine64" >&2; exit 1; }
+command -v x86_64-w64-mingw32-gcc >/dev/null || { echo "a compiler is missing: apt-get install gcc-mingw-w64-x86-64-win32" >&2; exit 1; }
 scratch=$(mktemp -d)
 export WINEPREFIX="$scratch/prefix" WINEDEBUG=-all WINE=1 SHORT=1
 stop() {
