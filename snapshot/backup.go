@@ -173,11 +173,11 @@ func (d *dryRun) Abort()                      {}
 func newBackup(r *repo.Repository, src kassett.Source, o *BackupOptions) *backup {
 	b := &backup{
 		repo: r, src: src, opt: o, cutter: newCutter(r.Config().ChunkerPolynomial),
-		buffers: make(chan []byte, 2*o.Readers+2),
+		buffers: make(chan []byte, 2*o.Readers),
 	}
 	b.count.start = time.Now()
 	b.cuts.parent = parentCuts(o.Parent)
-	b.queue.init(o.Readers)
+	b.queue.init(o.Readers - 1)
 	return b
 }
 

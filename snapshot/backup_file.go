@@ -36,6 +36,8 @@ func (w *worker) run(ctx context.Context) error {
 			err = ctx.Err()
 		case t.part != nil:
 			err = w.savePart(ctx, t.part)
+			w.release(t.part)
+			w.queue.unreserve()
 		case t.file != nil:
 			err = w.readFile(ctx, t.file)
 		default:
@@ -190,7 +192,7 @@ func (w *worker) readLarge(ctx context.Context, j *fileJob, c kassett.Content, h
 	l := largeFile{worker: w, job: j, content: c, buf: w.buffer()}
 	l.holes, _ = c.(kassett.Holes)
 	l.n = copy(l.buf, head)
-	defer func() { w.release(l.buf) }()
+	defer func() { w.release(&part{data: l.buf}) }()
 	cut := j.entry().Cut
 	switch cut.Kind {
 	case kassett.CutWhole:
@@ -265,22 +267,27 @@ func (l *largeFile) cutAt(seen int) int {
 	return 0
 }
 
-// give gives out buf[:n] as one part, and keeps the rest.
+// give gives out buf[:n] as one part, and keeps the rest. While enough parts are
+// under way it saves the part itself, so that memory is bounded.
 func (l *largeFile) give(ctx context.Context, n int) error {
 	p := &part{job: l.job, data: l.buf[:n], piece: l.piece}
 	if p.piece == 0 {
 		p.piece = n
 	}
-	next := l.buffer()
-	l.n = copy(next, l.buf[n:l.n])
-	l.buf = next
 	l.job.size += uint64(n)
 	l.job.parts = append(l.job.parts, p)
 	l.job.pending.Add(1)
-	if l.queue.offer(p) {
+	rest := l.buf[n:l.n]
+	if l.queue.reserve() {
+		l.buf = l.buffer()
+		l.n = copy(l.buf, rest)
+		l.queue.pushPart(p)
 		return nil
 	}
-	if err := l.savePart(ctx, p); err != nil {
+	err := l.savePart(ctx, p)
+	p.data = nil
+	l.n = copy(l.buf, rest)
+	if err != nil {
 		return &saveError{err}
 	}
 	return nil
@@ -368,8 +375,6 @@ func (w *worker) savePart(ctx context.Context, p *part) error {
 		p.ids = append(p.ids, s.ID)
 	}
 	w.opt.Progress.Done(0, int64(size))
-	w.release(p.data)
-	p.data = nil
 	if p.job.pending.Add(-1) == 0 {
 		return w.fileDone(ctx, p.job)
 	}
@@ -410,10 +415,11 @@ func (b *backup) buffer() []byte {
 	}
 }
 
-// release takes back a buffer, or a part of one from its beginning.
-func (b *backup) release(buf []byte) {
+// release takes back the buffer of a part.
+func (b *backup) release(p *part) {
 	select {
-	case b.buffers <- buf[:kassett.MaxBlob]:
+	case b.buffers <- p.data[:kassett.MaxBlob]:
 	default:
 	}
+	p.data = nil
 }

@@ -11,7 +11,7 @@ type queue struct {
 	parts  []*part   // pieces of files to be saved
 	files  []*folder // with at least one index in todo
 	dirs   []*folder // to be listed
-	room   int       // for parts
+	room   int       // for how many more parts, taken ones included
 	closed bool
 }
 
@@ -58,16 +58,30 @@ func (q *queue) take() (task, bool) {
 	return task{}, false
 }
 
-// offer takes in a part if there is room for it.
-func (q *queue) offer(p *part) bool {
+// reserve asks for room for one part. Whoever gets it calls pushPart, and whoever
+// takes the part calls unreserve when its memory is free again.
+func (q *queue) reserve() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(q.parts) >= q.room || q.closed {
+	if q.room == 0 {
 		return false
 	}
+	q.room--
+	return true
+}
+
+func (q *queue) unreserve() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.room++
+}
+
+// pushPart takes in a part for which there is room.
+func (q *queue) pushPart(p *part) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
 	q.parts = append(q.parts, p)
 	q.wake.Signal()
-	return true
 }
 
 // pushFiles takes in the files of a folder that must be read, if any.
