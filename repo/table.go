@@ -51,6 +51,9 @@ type table struct {
 	dir    string     // where runs are written; "" until the first
 	own    bool       // dir is private and removed by close
 	want   map[kassett.ID]struct{}
+	// condemned are broken runs that stay until their content is loaded
+	// again.
+	condemned []*run
 
 	mu     sync.RWMutex // guards what follows; never held while runs are made
 	runs   []*run       // the largest first
@@ -84,20 +87,19 @@ func (r *Repository) updateTable(ctx context.Context, p *kassett.Progress) error
 	if err := r.openCache(); err != nil {
 		return err
 	}
-	damaged := r.loadMissing(ctx, p)
-	if damaged != nil && kassett.KindOf(damaged) != kassett.Corrupt {
-		return damaged
-	}
 	for range maxMends {
+		damaged := r.loadMissing(ctx, p)
+		if damaged != nil && kassett.KindOf(damaged) != kassett.Corrupt {
+			return damaged
+		}
+		r.swapRuns(t.condemned, nil)
+		t.condemned = nil
 		err := r.tidyRuns()
 		var bad *badRunError
 		if !errors.As(err, &bad) {
 			return errors.Join(damaged, t.setErr(err))
 		}
-		r.dropRun(bad)
-		if err := r.loadMissing(ctx, p); err != nil {
-			return err
-		}
+		r.condemn(bad)
 	}
 	return t.setErr(errors.New("the blob table's files break as fast as they are made; its disk is failing"))
 }
@@ -194,10 +196,13 @@ func (r *Repository) warnRelease(run *run) {
 	}
 }
 
-// covered returns the index files that runs cover.
+// covered returns the index files that sound runs cover.
 func (t *table) covered() map[kassett.ID]struct{} {
 	all := make(map[kassett.ID]struct{})
 	for _, run := range t.runs {
+		if slices.Contains(t.condemned, run) {
+			continue
+		}
 		for _, id := range run.indexes {
 			all[id] = struct{}{}
 		}
@@ -339,12 +344,12 @@ func (r *Repository) merge(runs []*run, gone map[kassett.ID]struct{}) error {
 	return nil
 }
 
-// dropRun takes a broken run out. Its index files are loaded again by
-// loadMissing.
-func (r *Repository) dropRun(bad *badRunError) {
+// condemn makes updateTable load the index files of a broken run again. Until
+// that is done the run stays, so that no lookup finds a hole in its place.
+func (r *Repository) condemn(bad *badRunError) {
 	r.warn(fmt.Errorf("read the blob table, the file is made anew: %w", bad))
-	if slices.Contains(r.table.runs, bad.run) {
-		r.swapRuns([]*run{bad.run}, nil)
+	if t := &r.table; slices.Contains(t.runs, bad.run) && !slices.Contains(t.condemned, bad.run) {
+		t.condemned = append(t.condemned, bad.run)
 	}
 }
 
@@ -406,7 +411,7 @@ func (r *Repository) mend(err error) bool {
 	if !slices.Contains(t.runs, bad.run) {
 		return t.broken() == nil // someone else has
 	}
-	r.dropRun(bad)
+	r.condemn(bad)
 	// Lookups have no context: what they ask must be answered, or other work
 	// would go on with a table that has a hole.
 	if err := r.updateTable(context.Background(), nil); err != nil { //nolint:forbidigo // see above
@@ -433,7 +438,7 @@ func (t *table) close() error {
 	if t.own {
 		err = errors.Join(err, os.RemoveAll(t.dir))
 	}
-	t.dir, t.own, t.want = "", false, nil
+	t.dir, t.own, t.want, t.condemned = "", false, nil, nil
 	return err
 }
 
