@@ -130,7 +130,7 @@ func (d *differ) trees(ctx context.Context, path string, from, to kassett.ID, de
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	err := errors.Join(errA, errB)
+	err := lostTree(errors.Join(errA, errB))
 	if err == nil && depth > maxDepth {
 		err = tooDeep()
 	}
@@ -209,7 +209,7 @@ func (d *differ) countCommon(ctx context.Context) error {
 	}
 	s := &stream{r: d.r, seen: d.r.NewBlobSet(), visit: func(at treeAt, t *Tree, err error) error {
 		if err != nil {
-			d.bad.add(fmt.Errorf("%q: %w", at.path, err))
+			d.bad.add(fmt.Errorf("%q: %w", at.path, lostTree(err)))
 			return nil
 		}
 		for side := range d.used {

@@ -297,6 +297,53 @@ func TestForgetIsGuarded(t *testing.T) {
 	}
 }
 
+func TestLastGoodSnapshotStays(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 3, 2, 0, 0, 0, 0, time.UTC)
+	retired := []repo.Record{{Kind: repo.RetireRecord, Subject: repo.Subject{Host: "h"}, Created: now}}
+	tests := []struct {
+		name    string
+		bad     []int // incomplete ones, of four days
+		going   []int
+		records []repo.Record
+		refused []int
+	}{
+		{name: "the youngest may go while another stays", going: []int{3}},
+		{name: "all but one may go", going: []int{1, 2, 3}},
+		{name: "not all", going: []int{0, 1, 2, 3}, refused: []int{3}},
+		{name: "the youngest good one stays", bad: []int{2, 3}, going: []int{0, 1, 2, 3}, refused: []int{1}},
+		{name: "a bad one does not stand in", bad: []int{3}, going: []int{0, 1, 2}, refused: []int{2}},
+		{name: "bad ones may go", bad: []int{1, 3}, going: []int{1, 3}},
+		{name: "a bad one is better than none", bad: []int{0, 1, 2, 3}, going: []int{0, 1, 2, 3}, refused: []int{3}},
+		{name: "a source that is signed off", going: []int{0, 1, 2, 3}, records: retired},
+		{
+			name: "and used again", going: []int{0, 1, 2, 3}, refused: []int{3},
+			records: []repo.Record{{Kind: repo.RetireRecord, Subject: repo.Subject{Host: "h"}, Created: now.AddDate(0, 0, -2)}},
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			list := days(4)
+			for _, i := range tt.bad {
+				list[i].Tags = []string{snapshot.TagIncomplete}
+			}
+			other := &snapshot.Snapshot{ID: kassett.Hash(nil), Time: now, Hostname: "g", Paths: []string{"/p"}}
+			var going []*snapshot.Snapshot
+			for _, i := range tt.going {
+				going = append(going, list[i])
+			}
+			refused := snapshot.NewGuard(tt.records, append(list, other), now).Removals(going)
+			for i, s := range list {
+				err := refused[s.ID]
+				if (err != nil) != slices.Contains(tt.refused, i) || err != nil && kassett.KindOf(err) != kassett.Held {
+					t.Errorf("day %d: %v", i, err)
+				}
+			}
+		})
+	}
+}
+
 func TestForgetRefuses(t *testing.T) {
 	t.Parallel()
 	r, _ := newRepo(t)

@@ -15,12 +15,12 @@ import (
 // TagRepaired marks a snapshot that lost something to a repair. It is restic's.
 const TagRepaired = "repaired"
 
-// Guard knows what must not be forgotten: what a floor or a hold keeps, and the
-// last good snapshot of each source that is not signed off. It is for one look
-// at a repository that nobody else changes.
+// Guard knows what must not be forgotten: what a floor or a hold keeps, and of
+// each source that is not signed off one good snapshot. It is for one look at a
+// repository that nobody else changes.
 type Guard struct {
 	records []repo.Record
-	last    map[kassett.ID]bool // last good snapshots
+	sources []Group
 	now     time.Time
 }
 
@@ -44,19 +44,7 @@ func LoadGuard(ctx context.Context, r *repo.Repository, now time.Time) (*Guard, 
 // NewGuard returns the guard for a repository with these records, as
 // [repo.Repository.Records] returns them, and snapshots.
 func NewGuard(records []repo.Record, all []*Snapshot, now time.Time) *Guard {
-	g := &Guard{records: records, last: map[kassett.ID]bool{}, now: now}
-	for _, source := range Groups(all, bySource) {
-		list := source.Snapshots
-		i := len(list) - 1
-		for i > 0 && !good(list[i]) {
-			i--
-		}
-		if !good(list[i]) {
-			i = len(list) - 1 // better than none
-		}
-		g.last[list[i].ID] = true
-	}
-	return g
+	return &Guard{records: records, sources: Groups(all, bySource), now: now}
 }
 
 // good reports whether a snapshot holds all of its source, as far as its tags
@@ -123,9 +111,54 @@ func (g *Guard) keeps(rec *repo.Record, s *Snapshot) string {
 
 func day(t time.Time) string { return t.Format(time.DateOnly) }
 
-// Removal returns why a snapshot must not be removed, as a [kassett.Held] error
-// that says what would lift it, or nil.
-func (g *Guard) Removal(s *Snapshot) error {
+// Removals returns why snapshots must not be removed together, by their IDs: as
+// [kassett.Held] errors that say what would lift them. A removal must leave a
+// good snapshot of each source, or any if none is good; if it would not, the
+// youngest is the one that stays.
+func (g *Guard) Removals(list []*Snapshot) map[kassett.ID]error {
+	refused := map[kassett.ID]error{}
+	going := map[kassett.ID]bool{}
+	for _, s := range list {
+		if err := g.held(s); err != nil {
+			refused[s.ID] = err
+		} else {
+			going[s.ID] = true
+		}
+	}
+	for _, source := range g.sources {
+		if s := g.last(source.Snapshots, going); s != nil {
+			refused[s.ID] = &kassett.Error{
+				Op: "remove snapshot", What: s.ID.Short(), Kind: kassett.Held,
+				Err:  fmt.Errorf("it is the last good snapshot of its source, %s", source.Key),
+				Hint: "what would let it go: a younger complete backup of the same source, or a record that retires the source",
+			}
+		}
+	}
+	return refused
+}
+
+// last returns the snapshot of a source that must stay although it is going, or
+// nil when enough stays, or the source is signed off.
+func (g *Guard) last(list []*Snapshot, going map[kassett.ID]bool) *Snapshot {
+	counts := good
+	if !slices.ContainsFunc(list, good) {
+		counts = func(*Snapshot) bool { return true } // better than none
+	}
+	var youngest *Snapshot
+	for _, s := range list {
+		switch {
+		case !counts(s):
+		case !going[s.ID]:
+			return nil
+		case !g.retired(s):
+			youngest = s
+		}
+	}
+	return youngest
+}
+
+// held returns why a floor or a hold keeps a snapshot, or nil.
+func (g *Guard) held(s *Snapshot) error {
 	var why, lift []string
 	for i := range g.records {
 		rec := &g.records[i]
@@ -134,10 +167,6 @@ func (g *Guard) Removal(s *Snapshot) error {
 			lift = append(lift, fmt.Sprintf("a lift of record %s, in the names of two persons", rec.ID.Short()))
 		}
 	}
-	if g.last[s.ID] && !g.retired(s) {
-		why = append(why, "it is the last good snapshot of its source, "+bySource.key(s).String())
-		lift = append(lift, "a younger complete backup of the same source, or a record that retires the source")
-	}
 	if len(why) == 0 {
 		return nil
 	}
@@ -145,16 +174,6 @@ func (g *Guard) Removal(s *Snapshot) error {
 		Op: "remove snapshot", What: s.ID.Short(), Kind: kassett.Held,
 		Err: errors.New(strings.Join(why, "; ")), Hint: "what would let it go: " + strings.Join(lift, "; and "),
 	}
-}
-
-// held is Removal for a snapshot that another stands in for: only records count.
-func (g *Guard) held(s *Snapshot) error {
-	for i := range g.records {
-		if g.keeps(&g.records[i], s) != "" {
-			return g.Removal(s)
-		}
-	}
-	return nil
 }
 
 // retired reports whether the source was signed off after the snapshot.
@@ -235,14 +254,16 @@ func PlanForget(ctx context.Context, r *repo.Repository, o ForgetOptions) (*Forg
 				Hint: "add a rule that keeps some, such as --keep-last 1",
 			}
 		}
-		for i := range decisions {
-			d := &decisions[i]
-			if !d.Keep {
-				d.Guarded = guard.Removal(d.Snapshot)
-				d.Keep = d.Guarded != nil
+		plan.Groups = append(plan.Groups, ForgetGroup{GroupKey: g.Key, Decisions: decisions})
+	}
+	refused := guard.Removals(plan.Removals())
+	for _, g := range plan.Groups {
+		for i := range g.Decisions {
+			d := &g.Decisions[i]
+			if err := refused[d.Snapshot.ID]; err != nil {
+				d.Keep, d.Guarded = true, err
 			}
 		}
-		plan.Groups = append(plan.Groups, ForgetGroup{GroupKey: g.Key, Decisions: decisions})
 	}
 	return plan, nil
 }
@@ -273,8 +294,9 @@ func (o *ForgetOptions) check() error {
 func planNamed(guard *Guard, list []*Snapshot) (*ForgetPlan, error) {
 	var held []error
 	g := ForgetGroup{}
+	refused := guard.Removals(list)
 	for _, s := range list {
-		if err := guard.Removal(s); err != nil {
+		if err := refused[s.ID]; err != nil {
 			held = append(held, err)
 		}
 		g.Decisions = append(g.Decisions, Decision{Snapshot: s})

@@ -75,8 +75,8 @@ func child(dir, name string) string {
 // Walk calls fn for every node below a tree, a folder before what is in it and
 // names in order. Paths are slash-separated and begin with a slash: the tree
 // itself is "/", for which fn is not called. fn returns fs.SkipDir to leave out
-// what is in a folder, and fs.SkipAll to end without an error. Names are as the
-// tree has them: see [Node.Safe].
+// what is in a folder, and fs.SkipAll to end early. Names are as the tree has
+// them: see [Node.Safe].
 //
 // Folders whose tree cannot be read are passed over and named in the error,
 // which is of the kind [kassett.Corrupt].
@@ -175,7 +175,7 @@ func (w *walker) folder(t *Tree, err error, path string, depth int, fn visit) er
 	}
 	if err != nil {
 		t = nil
-		err = fn(path, nil, err)
+		err = fn(path, nil, lostTree(err))
 	} else {
 		err = w.nodes(t, path, depth, fn)
 	}
@@ -210,6 +210,15 @@ func (w *walker) nodes(t *Tree, path string, depth int, fn visit) error {
 		}
 	}
 	return nil
+}
+
+// lostTree gives the error of a tree that no index file names its right kind: it
+// is not the user who asked for something that is not there.
+func lostTree(err error) error {
+	if kassett.KindOf(err) == kassett.NotFound {
+		return &kassett.Error{Op: "read folder", Kind: kassett.Corrupt, Err: err, Hint: hintTrees}
+	}
+	return err
 }
 
 func tooDeep() error {
