@@ -259,7 +259,7 @@ func (l *largeFile) fill() (int, error) {
 // cutAt returns where the part that begins buf ends, or 0.
 func (l *largeFile) cutAt(seen int) int {
 	if l.piece == 0 {
-		return l.cutter.next(l.buf[:l.n], seen, kassett.MaxBlob)
+		return l.cutter.next(l.buf[:l.n], seen)
 	}
 	if want := max(1, batch/l.piece) * l.piece; l.n >= want {
 		return want

@@ -2,6 +2,8 @@ package snapshot
 
 import (
 	"github.com/restic/chunker"
+
+	"kassett"
 )
 
 // The content cut's bounds and aim, those of restic's chunker: a chunk has at
@@ -44,10 +46,10 @@ func newCutter(p chunker.Pol) *cutter {
 
 // next returns where the chunk that begins with buf ends, or 0 when its end is
 // not in buf. The first seen bytes of buf were in an earlier call that
-// returned 0. limit is the longest chunk there is.
-func (c *cutter) next(buf []byte, seen, limit int) int {
-	full := len(buf) >= limit
-	buf = buf[:min(len(buf), limit)]
+// returned 0.
+func (c *cutter) next(buf []byte, seen int) int {
+	full := len(buf) >= kassett.MaxBlob
+	buf = buf[:min(len(buf), kassett.MaxBlob)]
 	const lane = 8 << 10
 	p := max(seen+1, minCut) // the first place where a cut may be
 	for ; len(buf)-p+1 >= 4*lane; p += 4 * lane {
@@ -61,7 +63,7 @@ func (c *cutter) next(buf []byte, seen, limit int) int {
 		}
 	}
 	if full {
-		return limit
+		return kassett.MaxBlob
 	}
 	return 0
 }

@@ -57,7 +57,7 @@ func TestCutterCutsAsResticsChunker(t *testing.T) {
 				got, seen := 0, 0
 				for n := step; got == 0; n += step {
 					end := min(n, len(b)-pos, kassett.MaxBlob)
-					got = c.next(b[pos:pos+end], seen, kassett.MaxBlob)
+					got = c.next(b[pos:pos+end], seen)
 					if seen = end; got == 0 && end == len(b)-pos {
 						got = end
 					}
@@ -75,7 +75,7 @@ func TestCutterCutsZerosAtTheLeastSize(t *testing.T) {
 	t.Parallel()
 	for _, pol := range testPolynomials {
 		zeros := make([]byte, 2*minCut)
-		if got := newCutter(pol).next(zeros, 0, kassett.MaxBlob); got != minCut {
+		if got := newCutter(pol).next(zeros, 0); got != minCut {
 			t.Errorf("pol %x: cut at %d, want %d", pol, got, minCut)
 		}
 	}
@@ -102,7 +102,7 @@ func BenchmarkCutter(b *testing.B) {
 		c := newCutter(testPolynomials[0])
 		for b.Loop() {
 			for rest := buf; ; {
-				n := c.next(rest, 0, kassett.MaxBlob)
+				n := c.next(rest, 0)
 				if n == 0 {
 					break
 				}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -375,7 +376,7 @@ func (r *nodeReader) time(v *time.Time) bool {
 	hour, ok5 := twoDigits(s[11:], 23)
 	minute, ok6 := twoDigits(s[14:], 59)
 	second, ok7 := twoDigits(s[17:], 59)
-	if !(ok1 && ok2 && ok3 && ok4 && ok5 && ok6 && ok7) || month == 0 || day == 0 {
+	if ok := ok1 && ok2 && ok3 && ok4 && ok5 && ok6 && ok7; !ok || month == 0 || day == 0 {
 		return false
 	}
 	nanos, s, ok := fraction(s[19:])
@@ -498,7 +499,7 @@ func (r *nodeReader) content(v *[]kassett.ID) bool {
 			return false
 		}
 		if r.skip("]") {
-			*v = ids[:len(ids):len(ids)]
+			*v = slices.Clip(ids)
 			r.ids = ids[len(ids):]
 			return true
 		}

@@ -76,7 +76,7 @@ func (n *Node) appendTimes(b []byte) ([]byte, error) {
 	}
 	mtime := b[from:]
 	b = append(b, `","atime":"`...)
-	if n.AccessTime == n.ModTime {
+	if n.AccessTime.Equal(n.ModTime) && n.AccessTime.Location() == n.ModTime.Location() {
 		b = append(b, mtime...)
 	} else if b, err = appendTime(b, n.AccessTime); err != nil {
 		return nil, fmt.Errorf("atime: %w", err)

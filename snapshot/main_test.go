@@ -101,10 +101,16 @@ func restic(t testing.TB, dir string, args ...string) string {
 	return stdout.String()
 }
 
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // treeSource is a source in memory: entries by path, and the content of files.
 // It counts what is asked of it.
 type treeSource struct {
-	mu      sync.Mutex
 	entries map[string]kassett.Entry
 	content map[string][]byte
 	broken  map[string]error // by path, what Open or List answer

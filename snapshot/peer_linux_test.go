@@ -3,6 +3,7 @@ package snapshot_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -55,7 +56,7 @@ func clinic(t testing.TB) string {
 	} else {
 		_, err1 := f.WriteAt([]byte("begin"), 3<<20)
 		err2 := f.Truncate(20<<20 + 5)
-		if err := errorsJoin(err1, err2, f.Close()); err != nil {
+		if err := errors.Join(err1, err2, f.Close()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -66,23 +67,6 @@ func clinic(t testing.TB) string {
 	must(t, unix.Setxattr(filepath.Join(dir, "empty"), "user.note", []byte("a\x00b"), 0))
 	must(t, os.Chtimes(filepath.Join(dir, "images/scan"), time.Time{}, time.Date(1969, 7, 20, 20, 17, 40, 5000, time.UTC)))
 	return dir
-}
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// errorsJoin returns the first error there is.
-func errorsJoin(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func fileSource(t testing.TB, dir string) *files.Source {
