@@ -10,10 +10,11 @@ import (
 	"runtime"
 	"slices"
 	"sync"
-
-	"kassett"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
+
+	"kassett"
 )
 
 // FindingKind says how bad a [Finding] is.
@@ -181,13 +182,29 @@ func (r *Repository) listPacks(ctx context.Context) ([]storedPack, error) {
 // side runs fn for every item, as many at once as storage and processors can
 // take, and returns the first error.
 func side[T any](ctx context.Context, r *Repository, items []T, fn func(context.Context, T) error) error {
+	nothing := func() struct{} { return struct{}{} }
+	return sideWith(ctx, r, items, nothing, func(ctx context.Context, _ struct{}, item T) error { return fn(ctx, item) })
+}
+
+// sideWith is side for work that keeps something, such as buffers, from item to
+// item; equip makes it for each goroutine.
+func sideWith[T, E any](ctx context.Context, r *Repository, items []T, equip func() E, fn func(context.Context, E, T) error) error {
 	g, inner := errgroup.WithContext(ctx)
-	g.SetLimit(max(r.Connections(), runtime.GOMAXPROCS(0)))
-	for _, item := range items {
-		if inner.Err() != nil {
-			break
-		}
-		g.Go(func() error { return fn(inner, item) })
+	var next atomic.Int64
+	for range min(len(items), max(r.Connections(), runtime.GOMAXPROCS(0))) {
+		g.Go(func() error {
+			kit := equip()
+			for inner.Err() == nil {
+				i := int(next.Add(1)) - 1
+				if i >= len(items) {
+					return nil
+				}
+				if err := fn(inner, kit, items[i]); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
 	}
 	if err := g.Wait(); err != nil {
 		return err

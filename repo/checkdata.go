@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"sync"
 
 	"kassett"
 )
@@ -32,12 +31,7 @@ func (c *checker) readData(ctx context.Context, indexes []kassett.ID) error {
 	}
 	c.o.Progress.Enter("read packs")
 	c.o.Progress.Expect(int64(len(packs)), bytes)
-	readers := sync.Pool{New: func() any { return c.newPackReader() }}
-	err := side(ctx, c.r, packs, func(ctx context.Context, p storedPack) error {
-		rd := readers.Get().(*packReader)
-		defer readers.Put(rd)
-		return c.readPack(ctx, rd, p)
-	})
+	err := sideWith(ctx, c.r, packs, c.newPackReader, c.readPack)
 	if err != nil {
 		return err
 	}

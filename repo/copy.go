@@ -3,7 +3,6 @@ package repo
 import (
 	"context"
 	"fmt"
-	"sync"
 	"sync/atomic"
 
 	"kassett"
@@ -63,14 +62,9 @@ const copyBatch = 256
 
 // packs goes through the packs of the source.
 func (c *copying) packs(ctx context.Context) error {
-	scanners := sync.Pool{New: func() any { return c.src.newPackScanner() }}
 	var batch []copiedPack
 	flush := func() error {
-		err := side(ctx, c.src, batch, func(ctx context.Context, p copiedPack) error {
-			s := scanners.Get().(*packScanner)
-			defer scanners.Put(s)
-			return c.pack(ctx, s, p)
-		})
+		err := sideWith(ctx, c.src, batch, c.src.newPackScanner, c.pack)
 		batch = batch[:0]
 		return err
 	}

@@ -410,7 +410,6 @@ func (p *pruning) repack(ctx context.Context) error {
 }
 
 func (p *pruning) repackBatches(ctx context.Context, w *Writer) error {
-	scanners := sync.Pool{New: func() any { return p.r.newPackScanner() }}
 	for from := 0; from < len(p.plan.sums); {
 		to, n := from, 0
 		for ; to < len(p.plan.sums) && n < repackBatch; to++ {
@@ -422,9 +421,7 @@ func (p *pruning) repackBatches(ctx context.Context, w *Writer) error {
 		if p.table.err != nil {
 			return p.table.err
 		}
-		err := side(ctx, p.r, packs, func(ctx context.Context, m movedPack) error {
-			s := scanners.Get().(*packScanner)
-			defer scanners.Put(s)
+		err := sideWith(ctx, p.r, packs, p.r.newPackScanner, func(ctx context.Context, s *packScanner, m movedPack) error {
 			return p.move(ctx, w, s, m)
 		})
 		if err != nil {

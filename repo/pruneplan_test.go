@@ -168,7 +168,7 @@ func checkLeft(t *rapid.T, c *planCase, p *prunePlan, l pruneLimits) {
 	for places := range c.all {
 		for _, rec := range places {
 			keep, f := p.keep.has(rec.n), p.sums[rec.pack].fate
-			if f != fateKeep && !(f == fateRepack && keep) {
+			if f != fateKeep && (f != fateRepack || !keep) {
 				continue
 			}
 			blobs++

@@ -63,16 +63,6 @@ func onDisk(t testing.TB, m *storagetest.Memory) string {
 	return dir
 }
 
-// putBack stores a file of any content under a name, as a damaged medium would
-// have it.
-func putBack(t testing.TB, m *storagetest.Memory, h kassett.Handle, b []byte) {
-	t.Helper()
-	if err := m.Put(context.Background(), h, kassett.BytesBody([]byte{}, kassett.Hash(nil))); err != nil {
-		t.Fatal(err)
-	}
-	m.Damage(h, func([]byte) []byte { return b })
-}
-
 func remove(t testing.TB, st kassett.Storage, h kassett.Handle) {
 	t.Helper()
 	if err := st.Delete(context.Background(), h); err != nil {
