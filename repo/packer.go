@@ -109,11 +109,16 @@ func (p *openPack) place(b Blob) room {
 func (w *Writer) newPack(ctx context.Context, size int) (*openPack, error) {
 	p := &openPack{blobs: make([]Blob, 0, 64)}
 	select {
-	case p.lent = <-w.memory:
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	case <-w.ctx.Done():
-		return nil, w.failure()
+	case p.lent = <-w.spare: // rather than a new one
+	default:
+		select {
+		case p.lent = <-w.spare:
+		case <-w.fresh:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-w.ctx.Done():
+			return nil, w.failure()
+		}
 	}
 	if p.lent == nil && size <= w.packSize() {
 		p.lent = make([]byte, size)
@@ -178,7 +183,11 @@ func (w *Writer) joinPacks(into, from *slot) {
 
 // drop ends a pack: it was sent, or is not needed any more.
 func (w *Writer) drop(p *openPack) {
-	w.memory <- p.lent
+	if p.lent != nil {
+		w.spare <- p.lent
+	} else {
+		w.fresh <- struct{}{}
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.inFlight--; w.inFlight == 0 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"time"
 
@@ -48,7 +49,8 @@ type Writer struct {
 
 	claimed claims
 	slots   [openData + 1]slot // the last one is for trees
-	memory  chan []byte        // pack buffers; a nil one is yet to be made
+	spare   chan []byte        // pack buffers that are not in use
+	fresh   chan struct{}      // one for each pack buffer that is yet to be made
 	senders chan struct{}      // one for each pack that may be sent at once
 
 	mu       sync.Mutex // guards what follows
@@ -67,16 +69,23 @@ type slot struct {
 // NewWriter starts a writer that works until ctx ends. The caller holds a lock
 // on the repository and has called [Repository.LoadIndex].
 func (r *Repository) NewWriter(ctx context.Context, o WriterOptions) *Writer {
-	senders := max(1, min(r.Connections(), maxSenders))
+	senders := min(r.Connections(), maxSenders)
+	if r.options.Connections == 0 {
+		// A pack on its way takes memory; more of them than cores help a
+		// storage that is far away only, and whoever has one can say so.
+		senders = min(senders, runtime.GOMAXPROCS(0))
+	}
+	buffers := len(Writer{}.slots) + senders
 	w := &Writer{
 		r: r, progress: o.Progress,
-		memory:  make(chan []byte, len(Writer{}.slots)+senders),
+		spare:   make(chan []byte, buffers),
+		fresh:   make(chan struct{}, buffers),
 		senders: make(chan struct{}, senders),
 	}
 	w.ctx, w.cancel = context.WithCancelCause(ctx)
 	w.idle.L = &w.mu
-	for range cap(w.memory) {
-		w.memory <- nil
+	for range buffers {
+		w.fresh <- struct{}{}
 	}
 	return w
 }

@@ -26,6 +26,9 @@ const (
 	maxRatio = 32 << 10
 )
 
+// frameRoom is what a frame takes beside its blocks, at most, in bytes.
+const frameRoom = 64
+
 // zstdWindow is restic's: a larger one would ask more memory of every reader.
 const zstdWindow = 512 << 10
 
@@ -110,11 +113,11 @@ func (c *codec) compress(dst, plain []byte, t BlobType) ([]byte, bool) {
 		return dst, false
 	}
 	start := len(dst)
-	out := enc.EncodeAll(plain, dst)
-	if t == DataBlob && len(out)-start >= len(plain) {
-		return dst, false
+	dst = enc.EncodeAll(plain, slices.Grow(dst, len(plain)+len(plain)/128+frameRoom))
+	if t == DataBlob && len(dst)-start >= len(plain) {
+		return dst[:start], false
 	}
-	return out, true
+	return dst, true
 }
 
 // compressUnpacked appends plain as one zstd frame to dst.
