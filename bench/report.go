@@ -54,7 +54,7 @@ var figures = []figure{
 	{"CPU s", func(s sample) float64 { return s.cpu().Seconds() }, always},
 	{"wall s", func(s sample) float64 { return s.wall.Seconds() }, always},
 	{"memory MiB", func(s sample) float64 { return float64(s.rss) / (1 << 20) }, always},
-	{"stored MiB", func(s sample) float64 { return float64(s.added) / (1 << 20) }, func(p string) bool { return p != restore && p != check }},
+	{"stored MiB", func(s sample) float64 { return float64(s.added) / (1 << 20) }, func(p string) bool { return p == first || p == unchanged || p == changed }},
 }
 
 // median of one figure of one tool.

@@ -19,9 +19,10 @@ const (
 	changed   = "changed"
 	restore   = "restore"
 	check     = "check"
+	list      = "list" // the snapshots: what every command costs before it does anything
 )
 
-var phases = []string{first, unchanged, changed, restore, check}
+var phases = []string{first, unchanged, changed, restore, check, list}
 
 // tool is a program that backs up.
 type tool struct {
@@ -137,6 +138,8 @@ func resticArgs(t *tool, phase string, c *corpus) []string {
 		return []string{"restore", "-q", "-r", t.repo, "latest"}
 	case check:
 		return []string{"check", "-q", "-r", t.repo, "--read-data"}
+	case list:
+		return []string{"snapshots", "-q", "-r", t.repo}
 	}
 	return []string{"backup", "-q", "-r", t.repo, c.dir}
 }
@@ -149,6 +152,8 @@ func borgArgs(t *tool, phase string, c *corpus) []string {
 		return []string{"extract", t.repo + "::" + changed}
 	case check:
 		return []string{"check", "--verify-data", t.repo}
+	case list:
+		return []string{"list", t.repo}
 	}
 	return []string{"create", t.repo + "::" + phase, c.dir}
 }
