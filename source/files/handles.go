@@ -2,7 +2,6 @@ package files
 
 import (
 	"container/list"
-	"errors"
 	"strings"
 	"sync"
 )
@@ -56,7 +55,7 @@ func (c *handles) get(path string, open func(path string) (folder, error)) (*han
 	c.all[path] = h
 	var out *handle
 	if len(c.all) > c.max && c.idle.Len() > 0 {
-		out = c.idle.Front().Value.(*handle) //nolint:forcetypeassert // only handles are in the list
+		out, _ = c.idle.Front().Value.(*handle)
 		c.forget(out)
 	}
 	c.mu.Unlock()
@@ -126,14 +125,12 @@ func (c *handles) drop(path string) {
 }
 
 // close closes every folder; those still in use are closed when put back.
-func (c *handles) close() error {
-	var errs []error
+func (c *handles) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, h := range c.all {
 		if c.forget(h); h.users == 0 {
-			errs = append(errs, h.dir.close())
+			h.dir.close()
 		}
 	}
-	return errors.Join(errs...)
 }

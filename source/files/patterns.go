@@ -3,6 +3,7 @@ package files
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"kassett"
@@ -216,8 +217,8 @@ func matchAll(parts []piece, names []string, at int) bool {
 	if at+len(parts) > len(names) {
 		return false
 	}
-	for i := len(parts) - 1; i >= 0; i-- { // names differ most at their ends
-		if !parts[i].match(names[at+i]) {
+	for i, p := range slices.Backward(parts) { // names differ most at their ends
+		if !p.match(names[at+i]) {
 			return false
 		}
 	}

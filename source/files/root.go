@@ -111,18 +111,18 @@ func (r *root) add(path string, explicit bool) error {
 	names := components(path)
 	base := lookupBase(path)
 	at := &r.top
-	real := base // the folder that the names so far lead to
+	way := base // the folder that the names so far lead to
 	for i, name := range names {
 		key := name
 		if i == 0 {
 			key = at.free(name, base)
 		}
 		if i > 0 || !isVolume(path) {
-			real = filepath.Join(real, name)
+			way = filepath.Join(way, name)
 		}
 		kid := at.kids[key]
 		if kid == nil {
-			kid = &node{meta: real}
+			kid = &node{meta: way}
 			if i == 0 {
 				kid.base = base
 			}

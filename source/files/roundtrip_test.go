@@ -47,7 +47,7 @@ func newTarget(t testing.TB, dir string, o files.TargetOptions) *files.Target {
 // remove files.
 func tempDir(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "files")
+	dir, err := os.MkdirTemp("", "files") //nolint:usetesting // see above
 	must(t, err)
 	t.Cleanup(func() {
 		if err := os.RemoveAll(dir); err != nil && os.Getenv("WINE") == "" {

@@ -103,7 +103,10 @@ func (s *Source) AbsPaths() []string { return slices.Clone(s.paths) }
 func (s *Source) Freeze(ctx context.Context) error { return ctx.Err() }
 
 // Thaw implements [kassett.Source]: it closes the folders that are open.
-func (s *Source) Thaw(context.Context) error { return s.open.close() }
+func (s *Source) Thaw(context.Context) error {
+	s.open.close()
+	return nil
+}
 
 // List implements [kassett.Source]. A child that vanished since the folder was
 // read, or that cannot be asked for its metadata, is an entry with Err.

@@ -48,7 +48,8 @@ func (f folder) openat(name string, flags int) (int, error) {
 	})
 }
 
-func (f folder) close() error { return unix.Close(f.fd) }
+// close cannot fail: nothing was written through f.
+func (f folder) close() { _ = unix.Close(f.fd) }
 
 // retry calls again what a signal interrupted; network file systems do that.
 func retry(call func() (int, error)) (int, error) {
@@ -106,7 +107,7 @@ func (f folder) stat(name string) (kassett.Entry, error) {
 func (f folder) device() (uint64, error) {
 	var st unix.Stat_t
 	err := unix.Fstat(f.fd, &st)
-	return uint64(st.Dev), err
+	return st.Dev, err
 }
 
 // names reads the names in f, in the order of the system. All of one buffer share one string, so that a
@@ -116,7 +117,7 @@ func (f folder) names() ([]dirent, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer unix.Close(dup)
+	defer folder{fd: dup}.close()
 	buf := make([]byte, 64<<10)
 	var all []dirent
 	for {
@@ -180,7 +181,7 @@ func describe(e *kassett.Entry, st *unix.Stat_t) {
 			e.Mode |= b.mode
 		}
 	}
-	e.Inode, e.DeviceID = st.Ino, uint64(st.Dev)
+	e.Inode, e.DeviceID = st.Ino, st.Dev
 	e.UID, e.GID = st.Uid, st.Gid
 	e.ModTime, e.AccessTime, e.ChangeTime = goTime(st.Mtim), goTime(st.Atim), goTime(st.Ctim)
 	links := uint64(st.Nlink) //nolint:unconvert // 32 bits on arm64
@@ -192,9 +193,9 @@ func describe(e *kassett.Entry, st *unix.Stat_t) {
 	case unix.S_IFLNK:
 		e.Type, e.Links, e.Mode = kassett.Symlink, links, e.Mode|fs.ModeSymlink
 	case unix.S_IFBLK:
-		e.Type, e.Links, e.Mode, e.Device = kassett.Device, links, e.Mode|fs.ModeDevice, uint64(st.Rdev)
+		e.Type, e.Links, e.Mode, e.Device = kassett.Device, links, e.Mode|fs.ModeDevice, st.Rdev
 	case unix.S_IFCHR:
-		e.Type, e.Links, e.Mode, e.Device = kassett.CharDevice, links, e.Mode|fs.ModeDevice|fs.ModeCharDevice, uint64(st.Rdev)
+		e.Type, e.Links, e.Mode, e.Device = kassett.CharDevice, links, e.Mode|fs.ModeDevice|fs.ModeCharDevice, st.Rdev
 	case unix.S_IFIFO:
 		e.Type, e.Mode = kassett.Fifo, e.Mode|fs.ModeNamedPipe
 	case unix.S_IFSOCK:

@@ -18,7 +18,7 @@ import (
 // TargetOptions say how a [Target] restores metadata. The zero value restores
 // all of it.
 type TargetOptions struct {
-	OwnersByName bool                   // by the names of user and group where this machine knows them, not by number
+	OwnersByName bool                   // by the names of user and group where this machine knows them, not by number; not on Windows
 	Xattrs       func(name string) bool // which extended attributes are restored; nil is all
 
 	// Warn, when not nil, is told once what cannot be restored at all, such
@@ -42,7 +42,7 @@ type Target struct {
 
 	uid, gid int // of who runs this, as the system numbers them; -1 on Windows
 
-	users, groups sync.Map // names → what lookup found
+	users, groups sync.Map // names → numbers, -1 for unknown ones
 	warned        sync.Once
 
 	mu     sync.Mutex
@@ -84,7 +84,10 @@ func NewTarget(dir string, o TargetOptions) (*Target, error) {
 }
 
 // Close closes the folders that are open. It flushes nothing: see Sync.
-func (t *Target) Close() error { return t.open.close() }
+func (t *Target) Close() error {
+	t.open.close()
+	return nil
+}
 
 // Sync makes everything restored so far durable: one call for each file system
 // that was written to. Errors the disk had since the start show up here.
@@ -121,7 +124,8 @@ func (t *Target) openFolder(path string) (folder, error) {
 	}
 	device, err := f.look()
 	if err != nil {
-		return folder{}, errors.Join(err, f.close())
+		f.close()
+		return folder{}, err
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -171,8 +175,7 @@ func checkName(name string) error {
 
 // failed gives an error the path and, where the system tells, the kind.
 func (t *Target) failed(op, path string, err error) error {
-	var known *kassett.Error
-	if errors.As(err, &known) {
+	if _, ok := errors.AsType[*kassett.Error](err); ok {
 		return err
 	}
 	kind, hint := systemKind(err)

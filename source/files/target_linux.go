@@ -48,7 +48,7 @@ func (f *folder) look() (device uint64, err error) {
 	if n, err := unix.Getxattr(fmt.Sprintf("/proc/self/fd/%d", f.fd), "system.posix_acl_default", nil); n > 0 && err == nil {
 		f.inherits = true
 	}
-	return uint64(st.Dev), nil
+	return st.Dev, nil
 }
 
 func (f folder) sync() error {
@@ -77,7 +77,8 @@ func (f folder) makeDir(name string) error {
 		if err != nil {
 			return err
 		}
-		return errors.Join(x.chmod(st.Mode&0o7777|0o700), x.close())
+		defer x.close()
+		return x.chmod(st.Mode&0o7777 | 0o700)
 	}
 	return nil
 }
@@ -201,7 +202,7 @@ func (f folder) rename(from, to string, _ part) error {
 // dress sets the metadata of a regular file that is being written. A fresh one
 // has what the system gives to new files.
 func (t *Target) dress(p part, dir folder, e *kassett.Entry, fresh bool) error {
-	return t.apply(opened{p.fd}, e, fresh && !dir.inherits)
+	return t.apply(opened(p), e, fresh && !dir.inherits)
 }
 
 // inode is one thing whose metadata can be set, reached in one of three ways.
@@ -230,7 +231,7 @@ func (f folder) opaque(name string) (opaque, error) {
 }
 
 func (o opaque) path() string { return fmt.Sprintf("/proc/self/fd/%d", o.fd) }
-func (o opaque) close() error { return unix.Close(o.fd) }
+func (o opaque) close()       { _ = unix.Close(o.fd) }
 func (o opaque) chown(uid, gid int) error {
 	return unix.Fchownat(o.fd, "", uid, gid, unix.AT_EMPTY_PATH)
 }

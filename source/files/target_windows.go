@@ -101,7 +101,7 @@ func setReparse(h windows.Handle, target string, junction bool) error {
 
 func (f folder) makeNode(name string, e *kassett.Entry) error {
 	return &kassett.Error{
-		Op: "make", What: name, Kind: kassett.Invalid, Err: fmt.Errorf("Windows has nothing of type %q", e.Type),
+		Op: "make", What: name, Kind: kassett.Invalid, Err: fmt.Errorf("nothing of type %q exists on Windows", e.Type),
 		Hint: "leave it out, or restore it on Linux",
 	}
 }
@@ -178,6 +178,10 @@ func remove(h windows.Handle) error {
 	gone := byte(1)
 	return windows.SetFileInformationByHandle(h, windows.FileDispositionInfo, &gone, 1)
 }
+
+// winSettable are the attributes that can be set as such: read-only, hidden,
+// system, archive, temporary, offline and not indexed.
+const winSettable = 0x1 | 0x2 | 0x4 | 0x20 | 0x100 | 0x1000 | 0x2000
 
 // basicInfo is FILE_BASIC_INFO; a zero leaves what is there.
 type basicInfo struct {

@@ -145,10 +145,6 @@ const (
 	winEncrypted  = 0x4000
 )
 
-// winSettable are the attributes that can be set as such: read-only, hidden,
-// system, archive, temporary, offline and not indexed.
-const winSettable = 0x1 | 0x2 | 0x4 | 0x20 | 0x100 | 0x1000 | 0x2000
-
 // Reparse tags ([MS-FSCC] 2.1.2.1).
 const (
 	tagMountPoint = 0xA0000003

@@ -197,9 +197,17 @@ func TestListing(t *testing.T) {
 		attributes uint32
 		tag        uint32
 	}{
-		{".", winDirectory, 0}, {"..", winDirectory, 0}, {"file", 0x20, 9}, {"read only", winReadOnly, 0}, {"folder", winDirectory, 0},
-		{"junction", winDirectory | winReparse, tagMountPoint}, {"link", winReparse, tagSymlink}, {"socket", winReparse, tagSocket},
-		{"odd", winReparse, 0xA0001234}, {"deduplicated", winReparse, 0x80000013}, {"cloud", winReparse | winDirectory, 0x9000601A},
+		{".", winDirectory, 0},
+		{"..", winDirectory, 0},
+		{"file", 0x20, 9},
+		{"read only", winReadOnly, 0},
+		{"folder", winDirectory, 0},
+		{"junction", winDirectory | winReparse, tagMountPoint},
+		{"link", winReparse, tagSymlink},
+		{"socket", winReparse, tagSocket},
+		{"odd", winReparse, 0xA0001234},
+		{"deduplicated", winReparse, 0x80000013},
+		{"cloud", winReparse | winDirectory, 0x9000601A},
 	} {
 		buf = append(buf, record(r.name, r.attributes, r.tag, false)...)
 	}

@@ -61,7 +61,7 @@ func freeze(t *testing.T, s kassett.Source) {
 		t.Fatalf("freeze: %v", err)
 	}
 	t.Cleanup(func() {
-		if err := s.Thaw(context.Background()); err != nil {
+		if err := s.Thaw(context.WithoutCancel(t.Context())); err != nil {
 			t.Errorf("thaw: %v", err)
 		}
 	})
@@ -147,6 +147,13 @@ func checkEntry(t *testing.T, path string, e *kassett.Entry) {
 	}
 }
 
+func closeContent(t *testing.T, f io.Closer) {
+	t.Helper()
+	if err := f.Close(); err != nil {
+		t.Errorf("close: %v", err)
+	}
+}
+
 // read returns the content of the file at path and whether it changed.
 func read(t *testing.T, s kassett.Source, path string, e *kassett.Entry) (data []byte, changed bool, err error) {
 	t.Helper()
@@ -206,7 +213,7 @@ func testHoles(t *testing.T, c Setup) {
 			t.Errorf("open %q: %v", path, err)
 			return
 		}
-		defer f.Close()
+		defer closeContent(t, f)
 		if holes, ok := f.(kassett.Holes); ok {
 			checkHoles(t, path, f, holes, all)
 		}
@@ -257,7 +264,7 @@ func testChanged(t *testing.T, c Setup) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer f.Close()
+		defer closeContent(t, f)
 		c.Change(t, path)
 		if _, err := io.Copy(io.Discard, f); err != nil {
 			t.Errorf("read %q while it changes: %v", path, err)
