@@ -63,7 +63,7 @@ func Backup(ctx context.Context, r *repo.Repository, src kassett.Source, o Backu
 	if o.Parent == nil {
 		parent, err := FindParent(ctx, r, o.Group, sn, o.Level)
 		if err != nil && ctx.Err() != nil {
-			return nil, interrupted(ctx.Err())
+			return nil, interrupted(ctx)
 		} else if err != nil {
 			o.notice(fmt.Sprintf("some snapshots cannot be read and are not compared with: %v", err))
 		}
@@ -125,9 +125,15 @@ func (o *BackupOptions) notice(msg string) {
 	}
 }
 
-func interrupted(err error) error {
+// interrupted says why ctx has ended: a person stopped the backup, or whoever
+// gave ctx did, who then says why: a lock that was lost.
+func interrupted(ctx context.Context) error {
+	cause := context.Cause(ctx)
+	if !errors.Is(cause, context.Canceled) {
+		return fmt.Errorf("backup: %w", cause)
+	}
 	return &kassett.Error{
-		Op: "backup", Kind: kassett.Interrupted, Err: err,
+		Op: "backup", Kind: kassett.Interrupted, Err: cause,
 		Hint: "run it again: what is stored already is not stored twice",
 	}
 }
@@ -216,7 +222,7 @@ func (b *backup) run(ctx context.Context) (kassett.ID, error) {
 	if err != nil {
 		b.save.Abort()
 		if ctx.Err() != nil {
-			err = interrupted(err)
+			err = interrupted(ctx)
 		}
 		return kassett.ID{}, err
 	}

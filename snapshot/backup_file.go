@@ -81,7 +81,7 @@ const smallRead = minCut
 func (w *worker) readFile(ctx context.Context, j *fileJob) error {
 	e, path := j.entry(), j.path()
 	w.opt.Progress.At(path)
-	w.fill(ctx, j.folder, e)
+	fillErr := w.src.Fill(ctx, path, e)
 	c, err := w.src.Open(ctx, path, e)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -90,6 +90,9 @@ func (w *worker) readFile(ctx context.Context, j *fileJob) error {
 		w.warn(path, fmt.Errorf("open: %w", vanished(err)))
 		j.lost = true
 		return w.fileDone(ctx, j)
+	}
+	if fillErr != nil && ctx.Err() == nil {
+		w.warn(path, fmt.Errorf("read metadata: %w", vanished(fillErr)))
 	}
 	j.pending.Store(1)
 	err = w.readContent(ctx, j, c)

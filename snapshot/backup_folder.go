@@ -145,7 +145,7 @@ func (w *worker) compare(ctx context.Context, f *folder) (dirs []*folder) {
 			if n != nil && n.Type == kassett.Dir {
 				d.old, d.same = n.Subtree, n.sameMetadata(e)
 			}
-			w.complete(ctx, f, e, n)
+			w.complete(ctx, f, i, n)
 			dirs = append(dirs, d)
 		case kassett.File:
 			files++
@@ -157,10 +157,10 @@ func (w *worker) compare(ctx context.Context, f *folder) (dirs []*folder) {
 			}
 			same++
 			sameBytes += e.Size
-			w.complete(ctx, f, e, n)
 			f.kids[i].ids = n.Content
+			w.complete(ctx, f, i, n)
 		default:
-			w.complete(ctx, f, e, n)
+			w.complete(ctx, f, i, n)
 		}
 	}
 	if !old.used(len(f.entries)) || len(f.todo) > 0 {
@@ -203,25 +203,26 @@ func (w *worker) cutIsKnown(c kassett.Cut) bool {
 
 // complete fills in what the listing does not tell: from the node of the parent
 // snapshot, if the inode has not been changed since, else from the source.
-func (w *worker) complete(ctx context.Context, f *folder, e *kassett.Entry, n *Node) {
+func (w *worker) complete(ctx context.Context, f *folder, i int, n *Node) {
+	e := &f.entries[i]
 	if n != nil && n.Type == e.Type && n.Size == e.Size && n.Inode == e.Inode && n.ModTime.Equal(e.ModTime) &&
 		!w.opt.IgnoreCtime && !e.ChangeTime.IsZero() && n.ChangeTime.Equal(e.ChangeTime) &&
 		!strings.ContainsRune(n.LinkTarget, '\ufffd') { // restic before 0.16 lost such targets
 		e.LinkTarget, e.Xattrs, e.Generic = n.LinkTarget, n.Xattrs, n.Generic
 		return
 	}
-	w.fill(ctx, f, e)
-	if n != nil && !n.sameExtra(e) {
-		f.changed.Store(true)
+	err := w.src.Fill(ctx, join(f.path, e.Name), e)
+	gone := errors.Is(err, fs.ErrNotExist)
+	switch {
+	case err == nil || ctx.Err() != nil:
+	case gone && e.Type == kassett.Dir: // then it cannot be listed either, and is named once
+	default:
+		w.warn(join(f.path, e.Name), fmt.Errorf("read metadata: %w", vanished(err)))
+		// A link without its target would be restored as something else.
+		f.kids[i].lost = gone || e.Type == kassett.Symlink && e.LinkTarget == ""
 	}
-}
-
-// fill asks the source for what the listing does not tell; the part that cannot
-// be read is named.
-func (w *worker) fill(ctx context.Context, f *folder, e *kassett.Entry) {
-	path := join(f.path, e.Name)
-	if err := w.src.Fill(ctx, path, e); err != nil && ctx.Err() == nil {
-		w.warn(path, fmt.Errorf("read metadata: %w", vanished(err)))
+	if n != nil && !n.sameExtra(e) || f.kids[i].lost {
+		f.changed.Store(true)
 	}
 }
 

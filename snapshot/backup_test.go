@@ -251,6 +251,11 @@ func TestWhatIsMissingIsNamed(t *testing.T) {
 	src.put("bad/stat", kassett.Entry{Type: kassett.File, Err: errGone})
 	src.add("bad/xattr", []byte("x"))
 	src.extra["bad/xattr"] = kassett.Entry{Err: errGone}
+	src.put("bad/link", kassett.Entry{Type: kassett.Symlink})
+	src.extra["bad/link"] = kassett.Entry{Err: errGone}
+	src.put("bad/pipe", kassett.Entry{Type: kassett.Fifo})
+	src.extra["bad/pipe"] = kassett.Entry{Err: fs.ErrNotExist}
+	src.extra["bad/vanished"] = kassett.Entry{Err: fs.ErrNotExist}
 
 	var n named
 	o := n.options(snapshot.BackupOptions{Host: "h"})
@@ -261,6 +266,7 @@ func TestWhatIsMissingIsNamed(t *testing.T) {
 	for path, want := range map[string]string{
 		"bad/unreadable": "does not answer", "bad/vanished": "vanished", "bad/torn": "changed", "bad/grew": "6 were saved",
 		"bad/shrank": "1048576 were saved", "bad/closed": "permission", "bad/unknown": "irregular", "bad/stat": "does not answer", "bad/xattr": "metadata",
+		"bad/link": "metadata", "bad/pipe": "vanished",
 	} {
 		if !strings.Contains(n.warned[path], want) {
 			t.Errorf("%s was named with %q, want %q", path, n.warned[path], want)
@@ -289,10 +295,10 @@ func TestWhatIsMissingIsNamed(t *testing.T) {
 	// The next run reads what was missing, and is whole.
 	clear(src.broken)
 	clear(src.torn)
-	for _, p := range []string{"bad/unknown", "bad/socket", "bad/stat"} {
+	for _, p := range []string{"bad/unknown", "bad/socket", "bad/stat", "bad/link", "bad/pipe"} {
 		delete(src.entries, p)
 	}
-	src.extra["bad/xattr"] = kassett.Entry{}
+	clear(src.extra)
 	src.entries["bad/grew"] = func(e kassett.Entry) kassett.Entry { e.Size = 6; return e }(src.entries["bad/grew"])
 	src.entries["bad/shrank"] = func(e kassett.Entry) kassett.Entry { e.Size = 1 << 20; return e }(src.entries["bad/shrank"])
 	next := backUp(t, r, src, snapshot.BackupOptions{Host: "h"})
