@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/restic/chunker"
 
@@ -89,14 +90,16 @@ func readConfig(ctx context.Context, st kassett.Storage) ([]byte, error) {
 	if kassett.KindOf(err) != kassett.NotFound {
 		return nil, fmt.Errorf("read config: %w", err)
 	}
-	for _, listErr := range st.List(ctx, kassett.KeyFile) {
-		if listErr != nil {
-			break
+	if hasAny(ctx, st, kassett.KeyFile) {
+		hint := "put the config file back from a copy of the repository"
+		if name := findConfigCopy(ctx, st); name != "" {
+			hint = "a migration was cut short: copy kassett/" + name + " to the place of the file config"
+		} else if !hasAny(ctx, st, kassett.SnapshotFile, kassett.IndexFile, kassett.PackFile) {
+			hint = "nothing is stored here: if `kassett init` was cut short, remove the keys and run it again"
 		}
 		return nil, &kassett.Error{
-			Op: "open repository", Kind: kassett.Corrupt,
-			Err:  errors.New("it has keys, but its config is gone"),
-			Hint: "put the config file back from a copy of the repository, or from kassett/config-* beside it if a migration was cut short",
+			Op: "open repository", Kind: kassett.Corrupt, Hint: hint,
+			Err: errors.New("it has keys, but its config is gone"),
 		}
 	}
 	return nil, &kassett.Error{
@@ -104,6 +107,35 @@ func readConfig(ctx context.Context, st kassett.Storage) ([]byte, error) {
 		Err:  errors.New("there is no repository here"),
 		Hint: "check the path, and that the storage is mounted; `kassett init` makes a new repository",
 	}
+}
+
+// hasAny reports whether there is a file of one of the kinds, or whether that
+// cannot be said.
+func hasAny(ctx context.Context, st kassett.Storage, kinds ...kassett.FileKind) bool {
+	for _, k := range kinds {
+		for range st.List(ctx, k) {
+			return true // a file, or an error
+		}
+	}
+	return false
+}
+
+// configCopy begins the names, beside a repository, of configs that were copied
+// away while they were replaced.
+const configCopy = "config-"
+
+// findConfigCopy returns the name of such a copy, or "".
+func findConfigCopy(ctx context.Context, st kassett.Storage) string {
+	beside, ok := st.(kassett.Beside)
+	if !ok {
+		return ""
+	}
+	for info, err := range beside.ListBeside(ctx, "") {
+		if err == nil && strings.HasPrefix(info.Name, configCopy) {
+			return info.Name
+		}
+	}
+	return ""
 }
 
 // putConfig seals and stores a config. It is never compressed.

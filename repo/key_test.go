@@ -93,6 +93,39 @@ func TestInitRefusesWhatIsThere(t *testing.T) {
 	wantKind(t, err, kassett.Invalid, "version 3")
 }
 
+// An init that fails leaves a place where the next one works, or a repository
+// that opens.
+func TestInitFailing(t *testing.T) {
+	t.Parallel()
+	for n := 1; n <= 5; n++ {
+		for _, after := range []bool{false, true} {
+			mem := storagetest.NewMemory()
+			st := storagetest.NewFailing(mem, storagetest.FailNth(n, after))
+			_, err := repo.Init(t.Context(), st, []byte(password), repo.InitOptions{Scrypt: quick})
+			if _, openErr := repo.Open(t.Context(), mem, []byte(password), repo.Options{}); openErr == nil {
+				continue
+			}
+			if err == nil {
+				t.Fatalf("call %d failed, and nobody says so", n)
+			}
+			_, err = repo.Init(t.Context(), mem, []byte(password), repo.InitOptions{Scrypt: quick})
+			if err != nil && !after {
+				t.Errorf("call %d failed, then: %v", n, err)
+			}
+		}
+	}
+	// Cut off by power after the key: nothing is lost, and that is said.
+	crash := storagetest.NewCrashing(storagetest.NewMemory(), 2)
+	_, _ = repo.Init(t.Context(), crash, []byte(password), repo.InitOptions{Scrypt: quick})
+	for how, left := range crash.Survivors() {
+		if _, err := repo.Open(t.Context(), left, []byte(password), repo.Options{}); kassett.KindOf(err) == kassett.Corrupt {
+			wantKind(t, err, kassett.Corrupt, "init` was cut short")
+		} else if err != nil && kassett.KindOf(err) != kassett.NotFound {
+			t.Errorf("%s: %v", how, err)
+		}
+	}
+}
+
 func TestOpenWhereNothingIs(t *testing.T) {
 	t.Parallel()
 	_, err := repo.Open(t.Context(), storagetest.NewMemory(), []byte(password), repo.Options{})

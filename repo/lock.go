@@ -26,7 +26,7 @@ const (
 const (
 	lockPoll       = time.Second     // how often a holder looks at the clock: timers stand still while a machine sleeps
 	lockAgain      = time.Minute     // between attempts to refresh, and the longest that one takes
-	lockCleanup    = time.Minute     // the longest that giving back takes
+	cleanupTime    = time.Minute     // the longest that tidying up after cancellation takes
 	lockRetryFirst = 5 * time.Second // between attempts to lock, doubling
 	lockRetryMost  = time.Minute
 	lockReads      = 4 // attempts to read a lock that cannot be read
@@ -287,7 +287,7 @@ func (l *Lock) removeRest(ctx context.Context) error {
 
 // giveBack removes all lock files of our own, also when the work was cancelled.
 func (l *Lock) giveBack() error {
-	ctx, cancel := context.WithTimeout(context.Background(), lockCleanup)
+	ctx, cancel := context.WithTimeout(context.Background(), cleanupTime)
 	defer cancel()
 	var err error
 	if !l.id.IsZero() && l.lost == nil {

@@ -98,7 +98,7 @@ func upgradeConfig(plain []byte) (Config, []byte, error) {
 func (r *Repository) copyAway(ctx context.Context, sealed []byte) (where string, remove func(context.Context) error, err error) {
 	sum := kassett.Hash(sealed)
 	if beside, ok := r.storage.(kassett.Beside); ok {
-		name := "config-" + sum.Short()
+		name := configCopy + sum.Short()
 		err := beside.PutBeside(ctx, name, kassett.BytesBody(sealed, sum))
 		if kassett.KindOf(err) == kassett.Exists {
 			err = nil // from an earlier attempt: the name is that of the bytes

@@ -103,9 +103,27 @@ func Init(ctx context.Context, st kassett.Storage, password []byte, o InitOption
 		return nil, err
 	}
 	if err := putConfig(ctx, st, master, plain); err != nil {
-		return nil, fmt.Errorf("write config: %w", err)
+		return nil, errors.Join(fmt.Errorf("write config: %w", err), removeLoneKey(ctx, st, id))
 	}
 	return newRepository(st, o.Options, cfg, master, id)
+}
+
+// removeLoneKey removes the key of an init that could not write its config, so
+// that it can be tried again; unless the config is there all the same.
+func removeLoneKey(ctx context.Context, st kassett.Storage, id kassett.ID) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
+	defer cancel()
+	if _, err := st.Stat(ctx, kassett.Handle{Kind: kassett.ConfigFile}); kassett.KindOf(err) != kassett.NotFound {
+		return nil
+	}
+	h := kassett.Handle{Kind: kassett.KeyFile, ID: id}
+	if err := st.Delete(ctx, h); err != nil {
+		return &kassett.Error{
+			Op: "remove", What: h.String(), Kind: kassett.KindOf(err), Err: err,
+			Hint: "empty the place before init is run again",
+		}
+	}
+	return nil
 }
 
 func mustBeEmpty(ctx context.Context, st kassett.Storage) error {
