@@ -269,7 +269,7 @@ func TestTableGrowth(t *testing.T) {
 	t.Parallel()
 	cache := t.TempDir()
 	r := memoryRepo(t, storagetest.NewMemory(), cache)
-	const files, perFile = 150, 1000
+	const files, perFile = 100, 1000
 	m := model{}
 	var written int64
 	seen := make(map[string]bool)

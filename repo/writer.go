@@ -71,9 +71,10 @@ type slot struct {
 func (r *Repository) NewWriter(ctx context.Context, o WriterOptions) *Writer {
 	senders := min(r.Connections(), maxSenders)
 	if r.options.Connections == 0 {
-		// A pack on its way takes memory; more of them than cores help a
-		// storage that is far away only, and whoever has one can say so.
-		senders = min(senders, runtime.GOMAXPROCS(0))
+		// A pack on its way takes memory, and making packs keeps the cores
+		// busy. More of them help a storage that is far away, and whoever
+		// has one can say so.
+		senders = min(senders, max(1, runtime.GOMAXPROCS(0)/2))
 	}
 	buffers := len(Writer{}.slots) + senders
 	w := &Writer{
