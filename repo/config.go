@@ -113,8 +113,9 @@ func readConfig(ctx context.Context, st kassett.Storage) ([]byte, error) {
 // cannot be said.
 func hasAny(ctx context.Context, st kassett.Storage, kinds ...kassett.FileKind) bool {
 	for _, k := range kinds {
-		for range st.List(ctx, k) {
-			return true // a file, or an error
+		for _, err := range st.List(ctx, k) {
+			_ = err // when listing fails there may be one
+			return true
 		}
 	}
 	return false

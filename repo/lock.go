@@ -287,6 +287,7 @@ func (l *Lock) removeRest(ctx context.Context) error {
 
 // giveBack removes all lock files of our own, also when the work was cancelled.
 func (l *Lock) giveBack() error {
+	//nolint:forbidigo // giving back must work when every context has ended
 	ctx, cancel := context.WithTimeout(context.Background(), cleanupTime)
 	defer cancel()
 	var err error
