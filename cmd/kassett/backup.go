@@ -13,12 +13,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"kassett"
 	"kassett/repo"
 	"kassett/snapshot"
 	"kassett/source/files"
-
-	"github.com/spf13/cobra"
 )
 
 // backupFlags are the flags of backup.
@@ -60,7 +60,7 @@ What cannot be read is named, the rest is saved, and the exit code is 3.`,
 	f := cmd.Flags()
 	b.exclude.register(f, "e")
 	b.targets.register(f)
-	f.StringArrayVar(&b.tags, "tag", nil, "give the snapshot these `tag,tag` (may be given again)")
+	f.StringArrayVar(&b.tags, "tag", nil, "give the snapshot these tags, `tag,tag` (may be given again)")
 	f.StringVarP(&b.host, "host", "H", "", "the `host` named in the snapshot (default: $KASSETT_HOST or this machine)")
 	f.Var(&b.at, "time", "the `time` named in the snapshot (default: now)")
 	f.StringVar(&b.parent, "parent", "", "compare with this `snapshot` (default: the last of the group)")
@@ -228,8 +228,10 @@ func (a *app) backupInto(ctx context.Context, r *repo.Repository, src kassett.So
 	endScan()
 	stop()
 	if err != nil && ctx.Err() != nil {
-		return &kassett.Error{Op: "back up", Kind: kassett.Interrupted, Err: err,
-			Hint: "what was saved so far stays and will not be sent again: run the same command to go on"}
+		return &kassett.Error{
+			Op: "back up", Kind: kassett.Interrupted, Err: err,
+			Hint: "what was saved so far stays and will not be sent again: run the same command to go on",
+		}
 	}
 	if sn == nil {
 		return err

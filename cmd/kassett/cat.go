@@ -10,11 +10,11 @@ import (
 	"slices"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"kassett"
 	"kassett/repo"
 	"kassett/snapshot"
-
-	"github.com/spf13/cobra"
 )
 
 func (a *app) catCommand() *cobra.Command {
@@ -304,7 +304,11 @@ func (a *app) tellStats(s snapshot.Stats, m snapshot.StatsMode) error {
 		return a.json(s)
 	}
 	size := func(n uint64) string { return bytesText(int64(n)) } //nolint:gosec // a display
-	lines := [][2]string{{"snapshots", count(s.SnapshotsCount)}, {"mode", string(m)}}
+	meaning := map[snapshot.StatsMode]string{
+		snapshot.RestoreSize: "if all of them were restored", snapshot.FilesByContents: "files of equal content counted once",
+		snapshot.BlobsPerFile: "pieces counted once for each path", snapshot.RawData: "pieces counted once, as they are stored",
+	}[m]
+	lines := [][2]string{{"snapshots", count(s.SnapshotsCount) + ", " + meaning}}
 	if s.TotalFileCount > 0 {
 		lines = append(lines, [2]string{"files", count(s.TotalFileCount)})
 	}

@@ -3,13 +3,14 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
+
+	"github.com/spf13/cobra"
 
 	"kassett"
 	"kassett/repo"
 	"kassett/snapshot"
-
-	"github.com/spf13/cobra"
 )
 
 func (a *app) checkCommand() *cobra.Command {
@@ -78,8 +79,18 @@ func (a *app) check(ctx context.Context, r *repo.Repository, data repo.Subset, f
 	if damage != nil && kassett.KindOf(damage) != kassett.Corrupt {
 		return damage
 	}
-	list, err := a.checkTrees(ctx, r, f, ids, p, report)
-	damage = errors.Join(damage, err)
+	p.Enter("read index")
+	err := r.LoadIndex(ctx, p)
+	if err != nil && kassett.KindOf(err) != kassett.Corrupt {
+		return err
+	}
+	list, unread := snapshot.FindAll(ctx, r, f, ids)
+	if unread == nil || kassett.KindOf(unread) == kassett.Corrupt {
+		p.Enter("check trees")
+		_, treeDamage := snapshot.Check(ctx, r, snapshot.CheckOptions{Snapshots: list, Progress: p}, report)
+		unread = errors.Join(unread, treeDamage)
+	}
+	damage = errors.Join(damage, err, unread)
 	stop()
 	if damage != nil && kassett.KindOf(damage) != kassett.Corrupt {
 		return damage
@@ -91,29 +102,29 @@ func (a *app) check(ctx context.Context, r *repo.Repository, data repo.Subset, f
 		if res.Errors == 0 {
 			return damage
 		}
-		return &kassett.Error{Op: "check repository", Kind: kassett.Corrupt, Hint: a.afterCheck(res),
-			Err: errors.New(plural(res.Errors, "fault was", "faults were") + " found and named")}
+		return &kassett.Error{
+			Op: "check repository", Kind: kassett.Corrupt, Hint: a.afterCheck(res),
+			Err: errors.New(plural(res.Errors, "fault was", "faults were") + " found and named"),
+		}
 	}
 	read := "no stored data was read; --read-data does"
 	if !data.None() {
-		read = "stored data that was read: " + data.String()
+		read = "read and opened: " + subsetText(data)
 	}
-	return a.summary("no faults found: %s, index and packs agree (%s)\n", plural(list, "snapshot", "snapshots"), read)
+	return a.summary("no faults found: %s, index and packs agree (%s)\n", plural(len(list), "snapshot", "snapshots"), read)
 }
 
-// checkTrees checks what the snapshots lead to, and returns how many there are.
-func (a *app) checkTrees(ctx context.Context, r *repo.Repository, f snapshot.Filter, ids []string, p *kassett.Progress, report func(repo.Finding)) (int, error) {
-	p.Enter("read index")
-	if err := r.LoadIndex(ctx, p); err != nil {
-		return 0, err
+// subsetText says which packs were read.
+func subsetText(s repo.Subset) string {
+	switch {
+	case s.All:
+		return "every stored byte"
+	case s.Parts > 0:
+		return fmt.Sprintf("part %d of %d", s.Part, s.Parts)
+	case s.Percent > 0:
+		return fmt.Sprintf("%g %% chosen at random; the same again with --read-data-subset %s", s.Percent, s)
 	}
-	list, err := snapshot.FindAll(ctx, r, f, ids)
-	if err != nil && kassett.KindOf(err) != kassett.Corrupt {
-		return 0, err
-	}
-	p.Enter("check trees")
-	_, damage := snapshot.Check(ctx, r, snapshot.CheckOptions{Snapshots: list, Progress: p}, report)
-	return len(list), errors.Join(err, damage)
+	return fmt.Sprintf("%s chosen at random; the same again with --read-data-subset %s", bytesText(s.Bytes), s)
 }
 
 // finding names one thing that a check found.

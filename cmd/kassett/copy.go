@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 
+	"github.com/spf13/cobra"
+
 	"kassett"
 	"kassett/repo"
 	"kassett/snapshot"
-
-	"github.com/spf13/cobra"
 )
 
 func (a *app) copyCommand() *cobra.Command {
@@ -61,8 +61,10 @@ func (a *app) copy(ctx context.Context, src, dst *repo.Repository, f snapshot.Fi
 	stats, err := snapshot.Copy(ctx, src, dst, list, o)
 	stop()
 	if err != nil && ctx.Err() != nil {
-		return &kassett.Error{Op: "copy", Kind: kassett.Interrupted, Err: err,
-			Hint: "what was copied so far stays and will not be sent again: run the same command to go on"}
+		return &kassett.Error{
+			Op: "copy", Kind: kassett.Interrupted, Err: err,
+			Hint: "what was copied so far stays and will not be sent again: run the same command to go on",
+		}
 	}
 	if err != nil && copied+there == 0 {
 		return err

@@ -11,9 +11,9 @@ import (
 	"strings"
 	"time"
 
-	"kassett"
-
 	"github.com/spf13/cobra"
+
+	"kassett"
 )
 
 func (a *app) demoCommand() *cobra.Command {

@@ -27,7 +27,7 @@ const (
 // Names of the invented patients, in five scripts. Any likeness to persons is
 // chance; the ids begin with DEMO so that nobody takes them for real ones.
 var clinicNames = []string{
-	"Åse Bjørnstad", "Øyvind Sæther", "Märta Sjöström", "Göran Åkerlund", "Łucja Wiśniewska", "Żaneta Gąsior",
+	"Åse Bjørnstad", "Øyvind Sælen", "Märta Sjöström", "Göran Åkerlund", "Łucja Wiśniewska", "Żaneta Gąsior",
 	"欧阳晓明", "司徒静宜", "諸葛雪梅", "Светлана Щукина", "Ёлка Жуковская", "Αλεξάνδρα Ψυχογιού", "Ιωάννης Ξανθός", "أحمد الحسيني", "فاطمة القاسم",
 }
 

@@ -122,8 +122,8 @@ func (d *demo) same(dir string, result *string, want manifest) error {
 
 func (d *demo) askRestic(ctx context.Context) (what, result string, err error) {
 	what = "restic check --read-data,\nrestic restore"
-	program, err := exec.LookPath("restic")
-	if err != nil {
+	program, _ := exec.LookPath("restic")
+	if program == "" {
 		d.skipped = append(d.skipped, "stock restic, which is not installed here")
 		return what, "not asked: restic is not installed here", nil
 	}

@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 
+	"github.com/spf13/cobra"
+
 	"kassett"
 	"kassett/repo"
 	"kassett/snapshot"
-
-	"github.com/spf13/cobra"
 )
 
 func (a *app) diffCommand() *cobra.Command {

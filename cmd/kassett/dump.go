@@ -8,17 +8,18 @@ import (
 	"io"
 	"os"
 
+	"github.com/spf13/cobra"
+
 	"kassett"
 	"kassett/repo"
 	"kassett/snapshot"
-
-	"github.com/spf13/cobra"
 )
 
 func (a *app) dumpCommand() *cobra.Command {
 	var (
-		filter          filterFlags
-		archive, target string
+		filter  filterFlags
+		archive string
+		x       dumpFlags
 	)
 	cmd := &cobra.Command{
 		Use:   "dump [flags] ID|latest[:FOLDER] PATH",
@@ -30,7 +31,8 @@ or zip archive; / is the whole snapshot.
   kassett dump latest /etc > etc.tar`,
 		Args: args(2, 2, "a snapshot and a path in it"),
 		RunE: func(cmd *cobra.Command, given []string) error {
-			o := snapshot.DumpOptions{Format: snapshot.DumpFormat(archive), Warn: a.warn}
+			o := &x.options
+			x.path, o.Format, o.Warn = given[1], snapshot.DumpFormat(archive), a.warn
 			if o.Format != snapshot.Tar && o.Format != snapshot.Zip {
 				return invalid("dump", safe(archive), "use tar or zip", errors.New("not a format of an archive"))
 			}
@@ -39,21 +41,28 @@ or zip archive; / is the whole snapshot.
 				if err != nil {
 					return err
 				}
-				return a.dump(ctx, r, tree, given[1], target, o)
+				return a.dump(ctx, r, tree, x)
 			})
 		},
 	}
 	f := cmd.Flags()
 	filter.register(f, "H")
 	f.StringVarP(&archive, "archive", "a", "tar", "write folders as `format` tar or zip")
-	f.StringVarP(&target, "target", "t", "", "write to `file` instead of standard output")
+	f.StringVarP(&x.target, "target", "t", "", "write to `file` instead of standard output")
 	return cmd
 }
 
-func (a *app) dump(ctx context.Context, r *repo.Repository, tree kassett.ID, path, target string, o snapshot.DumpOptions) (err error) {
+// dumpFlags say what is dumped, and where to.
+type dumpFlags struct {
+	path, target string
+	options      snapshot.DumpOptions
+}
+
+func (a *app) dump(ctx context.Context, r *repo.Repository, tree kassett.ID, x dumpFlags) (err error) {
+	o := x.options
 	var w io.Writer = a.out
-	if target != "" {
-		f, err := os.OpenFile(target, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if x.target != "" {
+		f, err := os.OpenFile(x.target, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 		if err != nil {
 			return fmt.Errorf("write dump: %w", err)
 		}
@@ -61,13 +70,13 @@ func (a *app) dump(ctx context.Context, r *repo.Repository, tree kassett.ID, pat
 		w = buffered
 		defer func() { err = errors.Join(err, buffered.Flush(), f.Close()) }()
 	} else if a.stdoutTerminal {
-		return invalid("dump", safe(path), "send it into a file or a program: kassett dump … > file, or use --target", errors.New("standard output is a terminal"))
+		return invalid("dump", safe(x.path), "send it into a file or a program: kassett dump … > file, or use --target", errors.New("standard output is a terminal"))
 	}
 	// No progress to watch without a target: the reader of stdout shows its own.
-	if target != "" {
+	if x.target != "" {
 		o.Progress = new(kassett.Progress)
 		stop := a.watch(o.Progress)
 		defer stop()
 	}
-	return snapshot.Dump(ctx, r, tree, path, w, o)
+	return snapshot.Dump(ctx, r, tree, x.path, w, o)
 }

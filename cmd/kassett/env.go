@@ -5,9 +5,9 @@ import (
 	"os"
 	"strings"
 
-	"kassett/repo"
-
 	"golang.org/x/term"
+
+	"kassett/repo"
 )
 
 // envPrefix begins the name of every environment variable that is ours.

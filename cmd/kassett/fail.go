@@ -41,6 +41,9 @@ func (a *app) report(ctx context.Context, err error) int {
 		return exitPipe
 	}
 	kind, hint := kassett.KindOf(err), kassett.HintOf(err)
+	if kind == kassett.Other && errors.Is(err, syscall.ENOSPC) { // of stdout, or of a file we write
+		kind = kassett.Full
+	}
 	text := err.Error()
 	if ctx.Err() != nil {
 		kind, hint, text = kassett.Interrupted, a.afterStop(err), "stopped"

@@ -7,12 +7,12 @@ import (
 	"slices"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"kassett"
 	"kassett/repo"
 	"kassett/snapshot"
 	"kassett/source/files"
-
-	"github.com/spf13/cobra"
 )
 
 type findFlags struct {

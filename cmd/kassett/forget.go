@@ -6,12 +6,12 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
 	"kassett"
 	"kassett/repo"
 	"kassett/snapshot"
-
-	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 )
 
 // countFlag is a number of snapshots to keep; -1 or "unlimited" is all.
@@ -92,7 +92,7 @@ func (k *keepFlags) register(f *pflag.FlagSet) {
 	} {
 		f.Var(d.v, d.name, "keep "+d.what+" within this `duration` before the youngest, such as 1y5m7d2h")
 	}
-	f.StringArrayVar(&k.tags, "keep-tag", nil, "keep snapshots with all of these `tag,tag` (may be given again)")
+	f.StringArrayVar(&k.tags, "keep-tag", nil, "keep snapshots with all of these tags, `tag,tag` (may be given again)")
 }
 
 func (k *keepFlags) policy() snapshot.Policy {

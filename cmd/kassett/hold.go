@@ -7,11 +7,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"kassett"
 	"kassett/repo"
 	"kassett/snapshot"
-
-	"github.com/spf13/cobra"
 )
 
 // recordFlags describe a record to be made.
@@ -31,7 +31,7 @@ func (x *recordFlags) subjectFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVarP(&x.host, "host", "H", "", "snapshots of this `host`")
 	f.StringArrayVar(&x.paths, "path", nil, "snapshots of exactly these `paths` (may be given again)")
-	f.StringArrayVar(&x.tags, "tag", nil, "snapshots with all of these `tag,tag`")
+	f.StringArrayVar(&x.tags, "tag", nil, "snapshots with all of these tags, `tag,tag`")
 }
 
 // signFlags adds the flags that say who decided it and why.
@@ -39,6 +39,18 @@ func (x *recordFlags) signFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&x.reason, "reason", "", "why, in a `sentence` that is understood in ten years")
 	f.StringArrayVar(&x.by, "by", nil, "`name` of a person who decides it (may be given again)")
+}
+
+// check says what is missing to sign a record.
+func (x *recordFlags) check(persons int) error {
+	if strings.TrimSpace(x.reason) != "" && len(x.by) >= persons {
+		return nil
+	}
+	hint := "add --reason \"why\" and --by \"name\""
+	if persons > 1 {
+		hint += " for each of two persons"
+	}
+	return invalid("sign record", "", hint, errors.New("a record says who decides it, and why"))
 }
 
 // record returns the record the flags describe, about the named snapshot if
@@ -105,6 +117,9 @@ func (a *app) holdLiftCommand() *cobra.Command {
 		Short: "End a hold or a floor; needs --by twice",
 		Args:  args(1, 1, "the ID of a record"),
 		RunE: func(cmd *cobra.Command, given []string) error {
+			if err := x.check(2); err != nil {
+				return err
+			}
 			return a.within(cmd.Context(), exclusive, func(ctx context.Context, r *repo.Repository) error {
 				rec, err := x.record(ctx, r, repo.LiftRecord, nil)
 				if err != nil {
@@ -170,6 +185,9 @@ beside the repository. kassett hold lift ends one.`,
 
 // addRecord makes, signs and stores a record.
 func (a *app) addRecord(ctx context.Context, x *recordFlags, kind repo.RecordKind, given []string) error {
+	if err := x.check(1); err != nil {
+		return err
+	}
 	return a.within(ctx, exclusive, func(ctx context.Context, r *repo.Repository) error {
 		rec, err := x.record(ctx, r, kind, given)
 		if err != nil {

@@ -4,10 +4,10 @@ import (
 	"context"
 	"fmt"
 
-	"kassett/repo"
-
 	"github.com/restic/chunker"
 	"github.com/spf13/cobra"
+
+	"kassett/repo"
 )
 
 func (a *app) initCommand() *cobra.Command {

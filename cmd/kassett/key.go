@@ -5,10 +5,10 @@ import (
 	"errors"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"kassett"
 	"kassett/repo"
-
-	"github.com/spf13/cobra"
 )
 
 func (a *app) keyCommand() *cobra.Command {

@@ -6,14 +6,15 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/spf13/pflag"
+
 	"kassett/snapshot"
 	"kassett/source/files"
-
-	"github.com/spf13/pflag"
 )
 
 // patternFlags are the flags of one kind of pattern: "exclude" or "include".
@@ -143,7 +144,7 @@ func (a *app) readText(name string) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		defer f.Close()
+		defer func() { _ = f.Close() }() // it was only read
 		from = f
 	}
 	text, err := io.ReadAll(io.LimitReader(from, maxList+1))
@@ -208,10 +209,8 @@ func splitRaw(text string) ([]string, error) {
 		return nil, errors.New("the last name has no zero byte behind it")
 	}
 	names := strings.Split(text, "\x00")
-	for _, n := range names {
-		if n == "" {
-			return nil, errors.New("there is an empty name")
-		}
+	if slices.Contains(names, "") {
+		return nil, errors.New("there is an empty name")
 	}
 	return names, nil
 }
@@ -243,7 +242,7 @@ type filterFlags struct{ hosts, tags, paths []string }
 // register adds the flags; short is the letter of --host, "" for none.
 func (f *filterFlags) register(set *pflag.FlagSet, short string) {
 	set.StringArrayVarP(&f.hosts, "host", short, nil, "only snapshots of this `host` (may be given again)")
-	set.StringArrayVar(&f.tags, "tag", nil, "only snapshots with all of these `tag,tag` (may be given again)")
+	set.StringArrayVar(&f.tags, "tag", nil, "only snapshots with all of these tags, `tag,tag` (may be given again)")
 	set.StringArrayVar(&f.paths, "path", nil, "only snapshots of this `path` (may be given again)")
 }
 

@@ -9,11 +9,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"kassett"
 	"kassett/repo"
 	"kassett/snapshot"
-
-	"github.com/spf13/cobra"
 )
 
 func (a *app) lsCommand() *cobra.Command {

@@ -10,9 +10,9 @@ import (
 	"strconv"
 	"testing"
 
-	"kassett/repo"
-
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"kassett/repo"
 )
 
 // TestMain makes this test binary the program under test: scripts and tests
@@ -100,8 +100,7 @@ func flipByte(ts *testscript.TestScript, _ bool, args []string) {
 func exits(ts *testscript.TestScript, _ bool, args []string) {
 	err := ts.Exec("kassett", args[1:]...)
 	code := 0
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		code = exit.ExitCode()
 	} else {
 		ts.Check(err)

@@ -11,9 +11,9 @@ import (
 	"strings"
 	"unicode/utf16"
 
-	"kassett"
-
 	"github.com/spf13/pflag"
+
+	"kassett"
 )
 
 // place says where a repository is and how it opens, as flags give it. What
@@ -190,8 +190,10 @@ func passwordFromCommand(ctx context.Context, line string) ([]byte, error) {
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
-		return nil, &kassett.Error{Op: "run password command", What: safe(words[0]), Kind: kassett.Invalid, Err: err,
-			Hint: "run the command by hand: it must print the password and end with exit code 0"}
+		return nil, &kassett.Error{
+			Op: "run password command", What: safe(words[0]), Kind: kassett.Invalid, Err: err,
+			Hint: "run the command by hand: it must print the password and end with exit code 0",
+		}
 	}
 	if len(out) > maxSecret {
 		return nil, invalid("run password command", safe(words[0]), "it must print the password and nothing else", errors.New("it printed too much"))
@@ -212,7 +214,7 @@ func readSmall(name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // it was only read
 	text, err := io.ReadAll(io.LimitReader(f, maxSecret+1))
 	if err == nil && len(text) > maxSecret {
 		err = invalid("read", name, "name the file that holds one line", errors.New("the file is too large"))

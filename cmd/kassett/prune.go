@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
 	"kassett"
 	"kassett/repo"
 	"kassett/snapshot"
-
-	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 )
 
 // pruneFlags are the flags of prune that forget has too.
@@ -81,8 +81,10 @@ func (a *app) prune(ctx context.Context, r *repo.Repository, o repo.PruneOptions
 	}
 	list, err := snapshot.List(ctx, r, snapshot.Filter{})
 	if err != nil {
-		return &kassett.Error{Op: "prune", Kind: kassett.KindOf(err), Err: err,
-			Hint: "nothing was removed, since what these snapshots need is not known; bring them back from a copy, or remove them with their IDs by kassett forget"}
+		return &kassett.Error{
+			Op: "prune", Kind: kassett.KindOf(err), Err: err,
+			Hint: "nothing was removed, since what these snapshots need is not known; bring them back from a copy, or remove them with their IDs by kassett forget",
+		}
 	}
 	trees := make([]kassett.ID, 0, len(list))
 	for _, sn := range list {
@@ -98,8 +100,10 @@ func (a *app) prune(ctx context.Context, r *repo.Repository, o repo.PruneOptions
 	}
 	stop()
 	if err != nil && ctx.Err() != nil {
-		return &kassett.Error{Op: "prune", Kind: kassett.Interrupted, Err: err,
-			Hint: "nothing that is needed was removed; run kassett prune to go on"}
+		return &kassett.Error{
+			Op: "prune", Kind: kassett.Interrupted, Err: err,
+			Hint: "nothing that is needed was removed; run kassett prune to go on",
+		}
 	}
 	if err != nil {
 		return err

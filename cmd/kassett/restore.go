@@ -4,14 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
+
+	"github.com/spf13/cobra"
 
 	"kassett"
 	"kassett/repo"
 	"kassett/snapshot"
 	"kassett/source/files"
-
-	"github.com/spf13/cobra"
 )
 
 type restoreFlags struct {
@@ -23,6 +24,8 @@ type restoreFlags struct {
 	sync               bool
 	options            snapshot.RestoreOptions
 	targetOptions      files.TargetOptions
+	snapshot           *snapshot.Snapshot // found by its name
+	tree               kassett.ID         // of the folder that is restored
 }
 
 func (a *app) restoreCommand() *cobra.Command {
@@ -81,7 +84,8 @@ func (a *app) restore(ctx context.Context, x *restoreFlags, spec string) (err er
 		if err != nil {
 			return err
 		}
-		return a.restoreTree(ctx, r, x, target, sn, tree)
+		x.snapshot, x.tree = sn, tree
+		return a.restoreTree(ctx, r, x, target)
 	})
 }
 
@@ -118,27 +122,29 @@ type restoreResult struct {
 	DryRun         bool    `json:"dry_run,omitempty"`
 }
 
-func (a *app) restoreTree(ctx context.Context, r *repo.Repository, x *restoreFlags, target *files.Target, sn *snapshot.Snapshot, tree kassett.ID) error {
-	o := x.options
+func (a *app) restoreTree(ctx context.Context, r *repo.Repository, x *restoreFlags, target *files.Target) error {
+	o, sn := x.options, x.snapshot
 	o.Progress = new(kassett.Progress)
 	o.Warn = a.warn
 	if a.flags.verbose > 0 || o.DryRun {
-		o.Event = a.restoreEvent
+		o.Event = func(e snapshot.RestoreEvent) { a.restoreEvent(e, o.DryRun) }
 	}
 	if !a.flags.json && !a.flags.quiet {
 		a.ui.say("restoring snapshot %s of %s to %s", sn.ID.Short(), stamp(sn.Time), safe(x.target))
 	}
 	begun := time.Now()
 	stop := a.watch(o.Progress)
-	stats, err := snapshot.Restore(ctx, r, tree, target, o)
+	stats, err := snapshot.Restore(ctx, r, x.tree, target, o)
 	if err == nil && (x.sync || o.Verify) && !o.DryRun {
 		o.Progress.Enter("flush to disk")
 		err = target.Sync(ctx)
 	}
 	stop()
 	if err != nil && ctx.Err() != nil {
-		return &kassett.Error{Op: "restore", Kind: kassett.Interrupted, Err: err,
-			Hint: "what was restored so far stays: run the same command to go on"}
+		return &kassett.Error{
+			Op: "restore", Kind: kassett.Interrupted, Err: err,
+			Hint: "what was restored so far stays: run the same command to go on",
+		}
 	}
 	took := time.Since(begun)
 	if a.flags.json {
@@ -148,21 +154,22 @@ func (a *app) restoreTree(ctx context.Context, r *repo.Repository, x *restoreFla
 	if o.DryRun {
 		did = "would restore"
 	}
-	line := fmt.Sprintf("%s %s (%s), %s and %s in %s", did, plural(stats.Files, "file", "files"), bytesText(int64(stats.Bytes)),
+	var line strings.Builder
+	fmt.Fprintf(&line, "%s %s (%s), %s and %s in %s", did, plural(stats.Files, "file", "files"), bytesText(int64(stats.Bytes)),
 		plural(stats.Dirs, "folder", "folders"), plural(stats.Others, "other thing", "other things"), clock(took))
 	for _, more := range []struct {
 		n    uint64
 		word string
 	}{{stats.Unchanged, "were right already"}, {stats.Skipped, "left as they were"}, {stats.Deleted, "deleted"}, {stats.Verified, "read back and compared"}} {
 		if more.n > 0 {
-			line += fmt.Sprintf("; %s %s", count(more.n), more.word)
+			fmt.Fprintf(&line, "; %s %s", count(more.n), more.word)
 		}
 	}
-	return errors.Join(a.summary("%s\n", line), err)
+	return errors.Join(a.summary("%s\n", line.String()), err)
 }
 
 // restoreEvent prints what is done with one entry.
-func (a *app) restoreEvent(e snapshot.RestoreEvent) {
+func (a *app) restoreEvent(e snapshot.RestoreEvent, dryRun bool) {
 	if e.Action == snapshot.Unchanged && a.flags.verbose < 2 {
 		return
 	}
@@ -176,7 +183,14 @@ func (a *app) restoreEvent(e snapshot.RestoreEvent) {
 		return
 	}
 	if !a.flags.quiet {
-		a.ui.say("%-9s %s", e.Action, safe(e.Path))
+		did := string(e.Action)
+		if dryRun {
+			did = map[snapshot.RestoreAction]string{
+				snapshot.Restored: "would restore", snapshot.Updated: "would update",
+				snapshot.Deleted: "would delete", snapshot.Unchanged: "right already",
+			}[e.Action]
+		}
+		a.ui.say("%-9s %s", did, safe(e.Path))
 	}
 }
 

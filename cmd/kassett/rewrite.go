@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 
+	"github.com/spf13/cobra"
+
 	"kassett"
 	"kassett/repo"
 	"kassett/snapshot"
-
-	"github.com/spf13/cobra"
 )
 
 func (a *app) rewriteCommand() *cobra.Command {
@@ -118,9 +118,9 @@ and remembers its first one; its content is not touched.`,
 	}
 	f := cmd.Flags()
 	filter.register(f, "H")
-	f.StringArrayVar(&set, "set", nil, "replace all tags by these `tag,tag`; \"\" leaves none")
-	f.StringArrayVar(&add, "add", nil, "add these `tag,tag`")
-	f.StringArrayVar(&remove, "remove", nil, "remove these `tag,tag`")
+	f.StringArrayVar(&set, "set", nil, "replace all tags by these tags, `tag,tag`; \"\" leaves none")
+	f.StringArrayVar(&add, "add", nil, "add these tags, `tag,tag`")
+	f.StringArrayVar(&remove, "remove", nil, "remove these tags, `tag,tag`")
 	return cmd
 }
 

@@ -11,10 +11,10 @@ import (
 	"sync"
 	"time"
 
-	"kassett"
-
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"kassett"
 )
 
 // version is set by the linker: -X main.version=1.2.3.
@@ -88,8 +88,10 @@ KASSETT_REPOSITORY, KASSETT_PASSWORD_FILE, KASSETT_PASSWORD_COMMAND.`,
 			if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
 				hint = "did you mean: kassett " + strings.Join(near, ", kassett ") + "?"
 			}
-			return &kassett.Error{Op: "run command", What: safe(args[0]), Kind: kassett.Invalid,
-				Hint: hint, Err: errors.New("there is no such command")}
+			return &kassett.Error{
+				Op: "run command", What: safe(args[0]), Kind: kassett.Invalid,
+				Hint: hint, Err: errors.New("there is no such command"),
+			}
 		},
 	}
 	root.SuggestionsMinimumDistance = 2
@@ -104,8 +106,10 @@ KASSETT_REPOSITORY, KASSETT_PASSWORD_FILE, KASSETT_PASSWORD_COMMAND.`,
 	root.SetCompletionCommandGroupID(groupOther)
 	a.globalFlags(root.PersistentFlags())
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return &kassett.Error{Op: "read flags of", What: cmd.CommandPath(), Kind: kassett.Invalid, Err: err,
-			Hint: cmd.CommandPath() + " --help lists the flags"}
+		return &kassett.Error{
+			Op: "read flags of", What: cmd.CommandPath(), Kind: kassett.Invalid, Err: err,
+			Hint: cmd.CommandPath() + " --help lists the flags",
+		}
 	})
 	for group, commands := range a.commands() {
 		for _, c := range commands {
@@ -140,9 +144,9 @@ func (a *app) globalFlags(f *pflag.FlagSet) {
 	f.StringVar(&g.where.keyHint, "key-hint", "", "try the key with this `ID` first (default: $KASSETT_KEY_HINT)")
 	f.BoolVar(&g.json, "json", false, "print results as JSON, for programs")
 	f.BoolVarP(&g.quiet, "quiet", "q", false, "show no progress and no summary")
-	f.CountVarP(&g.verbose, "verbose", "v", "say more; twice for every file")
+	f.CountVarP(&g.verbose, "verbose", "v", "say more (twice: still more)``")
 	f.BoolVar(&g.noLock, "no-lock", false, "take no lock; only for commands that read and for dry runs")
-	f.DurationVar(&g.retryLock, "retry-lock", 0, "wait this `long` for a locked repository, such as 5m")
+	f.DurationVar(&g.retryLock, "retry-lock", 0, "wait for a locked repository up to this `duration`, such as 5m")
 	f.StringVar(&g.cacheDir, "cache-dir", "", "keep the cache in `directory` (default: $KASSETT_CACHE_DIR or the system's cache folder)")
 	f.BoolVar(&g.noCache, "no-cache", false, "keep no cache")
 	f.StringVar(&g.compression, "compression", "", "compression `mode`: auto, off, fastest, better or max (default: $KASSETT_COMPRESSION or auto)")
@@ -156,8 +160,10 @@ func args(low, high int, words string) cobra.PositionalArgs {
 		if len(given) >= low && (high < 0 || len(given) <= high) {
 			return nil
 		}
-		return &kassett.Error{Op: "read arguments of", What: cmd.CommandPath(), Kind: kassett.Invalid,
-			Err: fmt.Errorf("wants %s, has %d", words, len(given)), Hint: cmd.CommandPath() + " --help shows how it is used"}
+		return &kassett.Error{
+			Op: "read arguments of", What: cmd.CommandPath(), Kind: kassett.Invalid,
+			Err: fmt.Errorf("wants %s, has %d", words, len(given)), Hint: cmd.CommandPath() + " --help shows how it is used",
+		}
 	}
 }
 

@@ -152,8 +152,10 @@ func (a *app) status(m *meter) {
 		BytesStored      int64    `json:"bytes_stored"`
 		ErrorCount       int64    `json:"error_count,omitempty"`
 		CurrentFiles     []string `json:"current_files,omitempty"`
-	}{"status", l.Stage, int64(m.total().Seconds()), int64(m.remaining().Seconds()), min(percent, 1),
-		l.ItemsWanted, l.Items, l.BytesWanted, l.Bytes, l.Stored, l.Problems, files})
+	}{
+		"status", l.Stage, int64(m.total().Seconds()), int64(m.remaining().Seconds()), min(percent, 1),
+		l.ItemsWanted, l.Items, l.BytesWanted, l.Bytes, l.Stored, l.Problems, files,
+	})
 	_ = a.out.Flush() // the next write of a result meets the same error
 }
 
