@@ -54,8 +54,9 @@ func (w *worker) run(ctx context.Context) error {
 type fileJob struct {
 	folder  *folder
 	index   int
-	size    uint64 // bytes read
-	lost    bool   // it could not be read
+	size    uint64       // bytes read
+	lost    bool         // it could not be read
+	ids     []kassett.ID // of a file saved in one piece
 	parts   []*part
 	pending atomic.Int64 // parts not yet saved, and 1 for the reading
 }
@@ -163,7 +164,7 @@ func (w *worker) readContent(ctx context.Context, j *fileJob, c kassett.Content)
 	}
 	w.count.saved(repo.DataBlob, s, n)
 	w.opt.Progress.Done(0, int64(n))
-	j.parts = []*part{{ids: []kassett.ID{s.ID}}}
+	j.ids = []kassett.ID{s.ID}
 	return nil
 }
 
@@ -389,14 +390,7 @@ func (w *worker) fileDone(ctx context.Context, j *fileJob) error {
 	f, k := j.folder, &j.folder.kids[j.index]
 	w.opt.Progress.Done(1, 0)
 	if k.lost = j.lost; !j.lost {
-		n := 0
-		for _, p := range j.parts {
-			n += len(p.ids)
-		}
-		k.ids = make([]kassett.ID, 0, n)
-		for _, p := range j.parts {
-			k.ids = append(k.ids, p.ids...)
-		}
+		k.ids = j.content()
 		f.entries[j.index].Size = j.size
 		w.count.bytes.Add(j.size)
 		if k.known {
@@ -406,6 +400,23 @@ func (w *worker) fileDone(ctx context.Context, j *fileJob) error {
 		}
 	}
 	return w.done(ctx, f)
+}
+
+// content returns the IDs of the file's blobs in order: not nil, for an empty
+// file too.
+func (j *fileJob) content() []kassett.ID {
+	if j.ids != nil {
+		return j.ids
+	}
+	n := 0
+	for _, p := range j.parts {
+		n += len(p.ids)
+	}
+	ids := make([]kassett.ID, 0, n)
+	for _, p := range j.parts {
+		ids = append(ids, p.ids...)
+	}
+	return ids
 }
 
 // buffer returns a buffer of MaxBlob bytes for a large file.

@@ -351,6 +351,8 @@ func (w *worker) finish(ctx context.Context, f *folder) (kassett.ID, error) {
 
 // store encodes the tree of a folder and saves it.
 func (w *worker) store(ctx context.Context, f *folder) (kassett.ID, error) {
+	const usual = 300 // bytes of a node, so that a large folder's buffer is not made again and again
+	w.tree.Grow(usual * len(f.entries))
 	var n Node
 	for i := range f.entries {
 		k := &f.kids[i]
@@ -375,5 +377,8 @@ func (w *worker) store(ctx context.Context, f *folder) (kassett.ID, error) {
 		return kassett.ID{}, fmt.Errorf("save tree of %s: %w", f.path, err)
 	}
 	w.count.saved(repo.TreeBlob, s, len(b))
+	if len(b) > kassett.MaxBlob {
+		w.tree = TreeBuilder{} // keep no memory for the rare giant
+	}
 	return s.ID, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"kassett"
 	"kassett/repo"
@@ -91,6 +92,9 @@ func (b *TreeBuilder) Add(n *Node) error {
 	b.n++
 	return nil
 }
+
+// Grow makes room for so many more bytes, when it is known how many will come.
+func (b *TreeBuilder) Grow(n int) { b.buf = slices.Grow(b.buf, n) }
 
 // Len returns the number of nodes added since the last Finish.
 func (b *TreeBuilder) Len() int { return b.n }
