@@ -1,7 +1,6 @@
 package repo
 
 import (
-	"bufio"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -84,7 +83,7 @@ func (c *checker) readHeadless(ctx context.Context, indexes []kassett.ID) error 
 	for _, p := range c.headless {
 		want[p.id] = p
 	}
-	scanner, scratch := c.r.newPackScanner(), takeBuffers()
+	scratch := takeBuffers()
 	defer scratch.giveBack()
 	for _, index := range indexes {
 		err := c.r.eachIndexed(ctx, index, func(id kassett.ID, blobs []Blob) error {
@@ -93,7 +92,7 @@ func (c *checker) readHeadless(ctx context.Context, indexes []kassett.ID) error 
 				return nil
 			}
 			delete(want, id)
-			return scanner.scan(ctx, pack, blobs, func(b Blob, sealed []byte, err error) error {
+			return c.r.scanPack(ctx, pack, blobs, func(b Blob, sealed []byte, err error) error {
 				if err == nil {
 					scratch.plain, err = c.r.openBlob(scratch.plain[:0], b, sealed, scratch)
 				}
@@ -123,14 +122,13 @@ func blobFault(b Blob, err error) error {
 // is for one goroutine at a time.
 type packReader struct {
 	c        *checker
-	in       *bufio.Reader
 	sum      hash.Hash
 	scratch  buffers
 	headless bool // the header of the last pack cannot be read
 }
 
 func (c *checker) newPackReader() *packReader {
-	return &packReader{c: c, in: bufio.NewReaderSize(nil, scanBuffer), sum: sha256.New()}
+	return &packReader{c: c, sum: sha256.New()}
 }
 
 // check reads pack p and returns all that is wrong with it: its bytes against
@@ -159,10 +157,11 @@ func (rd *packReader) check(ctx context.Context, p storedPack) (faults []error) 
 			faults = append(faults, err)
 		}
 	}()
-	rd.in.Reset(rc)
+	in := rd.scratch.readAhead(rc)
+	defer in.Reset(nil)
 	rd.sum.Reset()
 	for _, b := range blobs {
-		if rd.scratch.sealed, err = readSealed(rd.in, rd.scratch.sealed, int64(b.Length)); err != nil {
+		if rd.scratch.sealed, err = readSealed(in, rd.scratch.sealed, int64(b.Length)); err != nil {
 			return append(faults, blobFault(b, err))
 		}
 		_, _ = rd.sum.Write(rd.scratch.sealed) // never fails
@@ -170,7 +169,7 @@ func (rd *packReader) check(ctx context.Context, p storedPack) (faults []error) 
 			faults = append(faults, blobFault(b, err))
 		}
 	}
-	if _, err := io.Copy(rd.sum, rd.in); err != nil {
+	if _, err := io.Copy(rd.sum, in); err != nil {
 		return append(faults, fmt.Errorf("read to the end: %w", err))
 	}
 	if id := kassett.ID(rd.sum.Sum(nil)); id != p.id {

@@ -64,7 +64,7 @@ const copyBatch = 256
 func (c *copying) packs(ctx context.Context) error {
 	var batch []copiedPack
 	flush := func() error {
-		err := sideWith(ctx, c.src, batch, c.src.newPackScanner, c.pack)
+		err := side(ctx, c.src, batch, c.pack)
 		batch = batch[:0]
 		return err
 	}
@@ -112,14 +112,14 @@ func (c *copying) wanted(blobs []Blob) []Blob {
 }
 
 // pack copies from one pack.
-func (c *copying) pack(ctx context.Context, s *packScanner, p copiedPack) error {
+func (c *copying) pack(ctx context.Context, p copiedPack) error {
 	info, err := c.src.storage.Stat(ctx, kassett.Handle{Kind: kassett.PackFile, ID: p.id})
 	if err != nil && kassett.KindOf(err) != kassett.NotFound {
 		return fmt.Errorf("copy from pack %s: %w", p.id, err)
 	}
 	scratch := takeBuffers()
 	defer scratch.giveBack()
-	return s.scan(ctx, storedPack{p.id, info.Size}, p.blobs, func(b Blob, sealed []byte, err error) error {
+	return c.src.scanPack(ctx, storedPack{p.id, info.Size}, p.blobs, func(b Blob, sealed []byte, err error) error {
 		defer c.progress.Done(1, int64(b.Length))
 		if err == nil {
 			scratch.plain, err = c.src.openBlob(scratch.plain[:0], b, sealed, scratch)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"sync"
 
@@ -175,18 +176,34 @@ func (r *Repository) loadPlace(ctx context.Context, p Location, dst []byte, scra
 // fails too, fn gets the error, and the others still come. An error of fn ends
 // the work and is returned.
 func (r *Repository) LoadBlobs(ctx context.Context, pack kassett.ID, blobs []Blob, fn func(b Blob, plain []byte, err error) error) error {
-	slices.SortFunc(blobs, func(a, b Blob) int { return cmp.Compare(a.Offset, b.Offset) })
-	l := spanLoader{r: r, pack: pack, fn: fn, scratch: takeBuffers()}
-	defer l.scratch.giveBack()
-	for len(blobs) > 0 {
-		n := spanLength(blobs)
-		done, err := l.span(ctx, blobs[:n])
-		if err != nil {
-			return err
+	scratch := takeBuffers()
+	defer scratch.giveBack()
+	return r.scanPack(ctx, storedPack{pack, math.MaxInt64}, blobs, func(b Blob, sealed []byte, err error) error {
+		if err == nil {
+			if scratch.plain, err = r.openBlob(scratch.plain[:0], b, sealed, scratch); err == nil {
+				return fn(b, scratch.plain, nil)
+			}
+			err = damagedBlob(b.BlobHandle, pack, err)
 		}
-		blobs = blobs[done:]
-	}
-	return nil
+		// From another pack, or from this one at a second look.
+		places := r.Lookup(b.BlobHandle)
+		if packEnds(err) {
+			places = slices.DeleteFunc(places, func(p Location) bool { return p.Pack == pack })
+			err = readFailed(b.BlobHandle, pack, err)
+		}
+		if len(places) == 0 {
+			return fn(b, nil, err)
+		}
+		plain, otherErr := r.loadFrom(ctx, b.BlobHandle, places, scratch.plain)
+		switch {
+		case otherErr == nil:
+			scratch.plain = plain
+			return fn(b, plain, nil)
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		}
+		return fn(b, nil, errors.Join(err, otherErr))
+	})
 }
 
 // spanLength returns how many of the blobs, at least one, one request fetches.
@@ -201,81 +218,90 @@ func spanLength(blobs []Blob) int {
 	return len(blobs)
 }
 
-// spanLoader is one call of LoadBlobs.
-type spanLoader struct {
-	r       *Repository
-	pack    kassett.ID
-	fn      func(Blob, []byte, error) error
-	scratch *buffers
-	lost    error // the pack is gone or ends here: ask other packs at once
+// packEnds reports whether reading failed because the pack has not that many
+// bytes, or none at all: a second look does not help.
+func packEnds(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || kassett.KindOf(err) == kassett.NotFound
 }
 
-// span fetches neighbouring blobs with one request and returns how many of them
-// it has given to fn. It gives at least one.
-func (l *spanLoader) span(ctx context.Context, blobs []Blob) (done int, err error) {
+// blobFunc takes one blob that was read from a pack, with its bytes as stored,
+// valid until it returns, or with the reason why it could not be read.
+type blobFunc func(b Blob, sealed []byte, err error) error
+
+// scanPack calls fn, from the calling goroutine, with each of blobs as it is
+// stored, in order of their offsets; it sorts them. A read that fails is tried
+// once more. scanPack ends early when fn fails, with its error, or when ctx ends.
+func (r *Repository) scanPack(ctx context.Context, pack storedPack, blobs []Blob, fn blobFunc) error {
+	slices.SortFunc(blobs, func(a, b Blob) int { return cmp.Compare(a.Offset, b.Offset) })
+	s := packScan{r: r, pack: pack, fn: fn, scratch: takeBuffers()}
+	defer s.scratch.giveBack()
+	for failed := false; len(blobs) > 0; {
+		done, fault, err := s.span(ctx, blobs[:spanLength(blobs)])
+		if err != nil {
+			return err
+		}
+		blobs = blobs[done:]
+		switch {
+		case fault == nil:
+			failed = false
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case failed && done == 0 || packEnds(fault):
+			if err := fn(blobs[0], nil, fault); err != nil {
+				return err
+			}
+			blobs, failed = blobs[1:], false
+		default:
+			failed = true
+		}
+	}
+	return nil
+}
+
+// packScan is one call of scanPack.
+type packScan struct {
+	r       *Repository
+	pack    storedPack
+	fn      blobFunc
+	scratch *buffers
+	lost    error // the pack is gone or ends here: do not ask for more of it
+}
+
+// span reads blobs with one request. It returns how many it has given to fn,
+// what kept it from reading the next one, and fn's error.
+func (s *packScan) span(ctx context.Context, blobs []Blob) (done int, fault, err error) {
 	last := blobs[len(blobs)-1]
-	at := int64(blobs[0].Offset)
-	var rc io.ReadCloser
-	if err = l.lost; err == nil {
-		rc, err = l.r.storage.Get(ctx, kassett.Handle{Kind: kassett.PackFile, ID: l.pack}, at, int64(last.Offset)+int64(last.Length)-at)
+	at, want := int64(blobs[0].Offset), int64(last.Offset)+int64(last.Length)
+	end := min(want, s.pack.size)
+	if s.lost != nil || at >= end {
+		return 0, cmp.Or(s.lost, io.ErrUnexpectedEOF), nil
 	}
+	failed := func(err error) error {
+		if packEnds(err) && end == want {
+			s.lost = err
+		}
+		return err
+	}
+	rc, err := s.r.storage.Get(ctx, kassett.Handle{Kind: kassett.PackFile, ID: s.pack.id}, at, end-at)
 	if err != nil {
-		return 1, l.elsewhere(ctx, blobs[0], err)
+		return 0, failed(err), nil
 	}
-	defer func() { _ = rc.Close() }() // what came has been checked
-	in := l.scratch.readAhead(rc)
+	defer func() { _ = rc.Close() }() // what came is checked by its seals
+	in := s.scratch.readAhead(rc)
 	defer in.Reset(nil)
-	for i, b := range blobs {
+	for _, b := range blobs {
 		_, err := in.Discard(int(int64(b.Offset) - at))
 		if err == nil {
-			l.scratch.sealed, err = readSealed(in, l.scratch.sealed, int64(b.Length))
+			s.scratch.sealed, err = readSealed(in, s.scratch.sealed, int64(b.Length))
 		}
 		if err != nil {
-			// The stream is lost; what follows gets a new one.
-			return i + 1, l.elsewhere(ctx, b, err)
+			return done, failed(err), nil
 		}
 		at = int64(b.Offset) + int64(b.Length)
-		l.scratch.plain, err = l.r.openBlob(l.scratch.plain[:0], b, l.scratch.sealed, l.scratch)
-		if err != nil {
-			err = l.other(ctx, b, damagedBlob(b.BlobHandle, l.pack, err))
-		} else {
-			err = l.fn(b, l.scratch.plain, nil)
+		if err := s.fn(b, s.scratch.sealed, nil); err != nil {
+			return done, nil, err
 		}
-		if err != nil {
-			return i + 1, err
-		}
+		done++
 	}
-	return len(blobs), nil
-}
-
-// elsewhere handles a blob that could not be read from the pack.
-func (l *spanLoader) elsewhere(ctx context.Context, b Blob, err error) error {
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || kassett.KindOf(err) == kassett.NotFound {
-		l.lost = err
-	}
-	return l.other(ctx, b, readFailed(b.BlobHandle, l.pack, err))
-}
-
-// other gives fn the blob from another pack, or from this one at a second look,
-// or the error.
-func (l *spanLoader) other(ctx context.Context, b Blob, err error) error {
-	places := l.r.Lookup(b.BlobHandle)
-	if l.lost != nil {
-		places = slices.DeleteFunc(places, func(p Location) bool { return p.Pack == l.pack })
-	}
-	if len(places) == 0 {
-		return l.fn(b, nil, err)
-	}
-	plain, otherErr := l.r.loadFrom(ctx, b.BlobHandle, places, l.scratch.plain)
-	if otherErr != nil {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		return l.fn(b, nil, errors.Join(err, otherErr))
-	}
-	l.scratch.plain = plain
-	return l.fn(b, plain, nil)
+	return done, nil, nil
 }

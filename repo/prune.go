@@ -421,9 +421,7 @@ func (p *pruning) repackBatches(ctx context.Context, w *Writer) error {
 		if p.table.err != nil {
 			return p.table.err
 		}
-		err := sideWith(ctx, p.r, packs, p.r.newPackScanner, func(ctx context.Context, s *packScanner, m movedPack) error {
-			return p.move(ctx, w, s, m)
-		})
+		err := side(ctx, p.r, packs, func(ctx context.Context, m movedPack) error { return p.move(ctx, w, m) })
 		if err != nil {
 			return err
 		}
@@ -465,10 +463,10 @@ func (p *pruning) batch(from, to, n int) []movedPack {
 }
 
 // move stores the blobs of one pack again.
-func (p *pruning) move(ctx context.Context, w *Writer, s *packScanner, m movedPack) error {
+func (p *pruning) move(ctx context.Context, w *Writer, m movedPack) error {
 	pack, read := p.plan.packs[m.pack], int64(0)
 	v2 := p.r.Config().Version >= 2
-	err := s.scan(ctx, pack, m.blobs, func(b Blob, sealed []byte, err error) error {
+	err := p.r.scanPack(ctx, pack, m.blobs, func(b Blob, sealed []byte, err error) error {
 		read += int64(b.Length)
 		p.o.Progress.Done(0, int64(b.Length))
 		raw := v2 && b.Plain == 0 && (b.Type == TreeBlob || p.o.RepackUncompressed)

@@ -301,10 +301,9 @@ func (x *packRepair) salvage(ctx context.Context) error {
 	x.o.Progress.Enter("salvage packs")
 	x.o.Progress.Expect(int64(len(x.blobs)), 0)
 	w := x.r.NewWriter(ctx, WriterOptions{Progress: x.o.Progress})
-	scanner := x.r.newPackScanner()
 	var err error
 	for id := range x.blobs {
-		if err = x.salvagePack(ctx, w, scanner, id); err != nil {
+		if err = x.salvagePack(ctx, w, id); err != nil {
 			break
 		}
 		x.o.Progress.Done(1, 0)
@@ -318,7 +317,7 @@ func (x *packRepair) salvage(ctx context.Context) error {
 	return err
 }
 
-func (x *packRepair) salvagePack(ctx context.Context, w *Writer, scanner *packScanner, id kassett.ID) error {
+func (x *packRepair) salvagePack(ctx context.Context, w *Writer, id kassett.ID) error {
 	h := kassett.Handle{Kind: kassett.PackFile, ID: id}
 	indexed := x.blobs[id]
 	info, err := x.r.storage.Stat(ctx, h)
@@ -348,7 +347,7 @@ func (x *packRepair) salvagePack(ctx context.Context, w *Writer, scanner *packSc
 			all = append(all, b)
 		}
 	}
-	return scanner.scan(ctx, storedPack{id, info.Size}, all, func(b Blob, sealed []byte, err error) error {
+	return x.r.scanPack(ctx, storedPack{id, info.Size}, all, func(b Blob, sealed []byte, err error) error {
 		if err == nil {
 			err = w.SaveSealed(ctx, b, sealed)
 			if err != nil && kassett.KindOf(err) != kassett.Corrupt {
