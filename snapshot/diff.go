@@ -46,7 +46,7 @@ type DiffOptions struct {
 // anywhere; for that, folders that both have are opened too, but each once.
 // Folders that cannot be read are named in the error, as by [Walk]. The caller
 // has loaded the index.
-func Diff(ctx context.Context, r *repo.Repository, from, to kassett.ID, o DiffOptions, fn func(Change) error) (DiffStats, error) {
+func Diff(ctx context.Context, r *repo.Repository, from, to kassett.ID, o DiffOptions, fn func(Change) error) (DiffStats, error) { //nolint:revive // two sides of one thing
 	d := &differ{r: r, o: o, fn: fn}
 	for i := range d.used {
 		d.used[i] = r.NewBlobSet()

@@ -39,7 +39,7 @@ type DumpOptions struct {
 // error is then of the kind [kassett.Corrupt] or [kassett.Incomplete]. Damage in
 // the middle of a large file ends the archive there: no file is in it whole that
 // is not.
-func Dump(ctx context.Context, r *repo.Repository, tree kassett.ID, path string, w io.Writer, o DumpOptions) error {
+func Dump(ctx context.Context, r *repo.Repository, tree kassett.ID, path string, w io.Writer, o DumpOptions) error { //nolint:revive // what, where and how: no fewer say it
 	n, err := Locate(ctx, r, tree, path)
 	if err != nil {
 		return err
@@ -306,7 +306,7 @@ func (d *dumper) entry(p *feedPart) (*feedPart, error) {
 	d.o.Progress.Done(1, 0)
 	if p.err != nil {
 		d.warn(p.path, p.err)
-		return nil, nil //nolint:nilnil // nothing to write
+		return nil, nil //nolint:nilnil,nilerr // nothing to write, and it was told
 	}
 	if err := d.a.lacks(p.node); err != nil {
 		d.warn(p.path, err)

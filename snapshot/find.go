@@ -62,7 +62,7 @@ type Hit struct {
 // with these IDs, or beginnings of IDs. An ID that nothing in the index has is
 // a [kassett.NotFound] error. Folders that cannot be read are named in the
 // error, as by [Walk].
-func FindObjects(ctx context.Context, r *repo.Repository, list []*Snapshot, kind ObjectKind, ids []string, fn func(Hit) error) error {
+func FindObjects(ctx context.Context, r *repo.Repository, list []*Snapshot, kind ObjectKind, ids []string, fn func(Hit) error) error { //nolint:revive // kind and ids are one thing
 	wanted, err := resolveObjects(r, kind, ids)
 	if err != nil {
 		return err

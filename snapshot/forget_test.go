@@ -179,16 +179,22 @@ func TestPolicyTable(t *testing.T) {
 		{"all", snapshot.Policy{Last: -1}, days(2), []string{"0 last snapshot", "1 last snapshot"}},
 		{"the oldest fills a count", snapshot.Policy{Yearly: 3}, days(3), []string{"0 yearly snapshot", "2 oldest yearly snapshot"}},
 		{
-			"month and day", snapshot.Policy{Daily: 1, Monthly: 2}, days(40),
+			"month and day",
+			snapshot.Policy{Daily: 1, Monthly: 2},
+			days(40),
 			[]string{"0 daily snapshot, monthly snapshot", "1 monthly snapshot"},
 		},
 		{"within", snapshot.Policy{Within: repo.Age{Days: 2}}, days(5), []string{"0 within 2d", "1 within 2d"}},
 		{
-			"within, one a week", snapshot.Policy{WithinWeekly: repo.Age{Days: 14}}, days(30),
+			"within, one a week",
+			snapshot.Policy{WithinWeekly: repo.Age{Days: 14}},
+			days(30),
 			[]string{"0 weekly within 14d", "7 weekly within 14d"},
 		},
 		{
-			"the future is now and starts nothing", snapshot.Policy{Daily: 2, Within: repo.Age{Hours: 25}}, future,
+			"the future is now and starts nothing",
+			snapshot.Policy{Daily: 2, Within: repo.Age{Hours: 25}},
+			future,
 			[]string{
 				"-1828 within 25h, daily snapshot", "-1827 within 25h", "0 within 25h, daily snapshot", "1 within 25h",
 			},

@@ -69,7 +69,12 @@ func (p *planner) run(ctx context.Context, tree kassett.ID) error {
 	if there != nil && there.Type != kassett.Dir {
 		return &kassett.Error{Op: "restore", Kind: kassett.Exists, Err: errors.New("the target is no folder"), Hint: "name a folder, or one that is to be made"}
 	}
-	p.stack = []planDir{{fresh: there == nil}}
+	if there == nil && !p.o.DryRun {
+		if err := p.target.Make(ctx, "", &rootEntry); err != nil {
+			return fmt.Errorf("restore: %w", err)
+		}
+	}
+	p.stack = []planDir{{fresh: there == nil, made: true}}
 	w.leave = func(_ string, t *Tree) error { return p.leave(ctx, t) }
 	err = w.walk(tree, "/", func(path string, n *Node, err error) error {
 		if err != nil {
@@ -192,9 +197,7 @@ func (p *planner) ensure(ctx context.Context) (bool, error) {
 			fresh = d.fresh
 			continue
 		}
-		if i > 0 {
-			d.fresh = fresh
-		}
+		d.fresh = fresh
 		if err := p.makeDir(ctx, d); err != nil {
 			d.bad = true
 			return false, p.fail(ctx, "/"+d.path, err)
@@ -208,10 +211,6 @@ func (p *planner) ensure(ctx context.Context) (bool, error) {
 // makeDir makes one folder. d.fresh says what is known of its parent, and
 // afterwards whether the folder itself was not there before.
 func (p *planner) makeDir(ctx context.Context, d *planDir) error {
-	e := rootEntry
-	if d.node != nil {
-		e = d.node.Entry
-	}
 	if !d.fresh {
 		there, err := p.lookAt(ctx, d.path)
 		if err != nil {
@@ -233,7 +232,7 @@ func (p *planner) makeDir(ctx context.Context, d *planDir) error {
 	if p.o.DryRun {
 		return nil
 	}
-	return p.target.Make(ctx, d.path, &e)
+	return p.target.Make(ctx, d.path, &d.node.Entry)
 }
 
 // rootEntry describes the target itself, which keeps the metadata it has.

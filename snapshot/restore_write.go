@@ -279,15 +279,13 @@ func (w *work) put(ctx context.Context, r ref, plain []byte, loadErr error) erro
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
+	whole := len(w.files[i].node.Content) == 1
 	if loadErr != nil {
-		if err := w.failFile(ctx, i, loadErr); err != nil {
+		if err := w.failFile(ctx, i, loadErr); err != nil || whole {
 			return err
 		}
 	}
-	if len(w.files[i].node.Content) == 1 {
-		if loadErr != nil {
-			return nil
-		}
+	if whole {
 		return w.putWhole(ctx, i, plain)
 	}
 	var err error

@@ -363,11 +363,8 @@ func (s *stream) one(ctx context.Context, at treeAt) error {
 		err = tooDeep()
 	}
 	s.p.Done(1, 0)
-	if err := s.visit(at, t, err); err != nil {
-		return err
-	}
-	if err != nil {
-		return nil
+	if visitErr := s.visit(at, t, err); visitErr != nil || err != nil {
+		return visitErr
 	}
 	for _, n := range t.Nodes {
 		if n.Type == kassett.Dir && !n.Subtree.IsZero() {
