@@ -21,9 +21,9 @@ func (a *app) catCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "cat config|key|lock|snapshot|index|pack|blob|tree [ID]",
 		Short: "Print one object of the repository",
-		Long: `Cat prints one object as it is stored, opened: config, key ID, lock ID, snapshot
-ID, index ID as JSON; pack ID and blob ID as their bytes; tree ID[:FOLDER] as the
-folder of a snapshot.
+		Long: `Cat prints one object as it is stored, opened: config, key ID, lock ID,
+snapshot ID and index ID as JSON; pack ID and blob ID as their bytes; tree
+ID[:FOLDER] as the folder of a snapshot.
 
 The master key is not printed.`,
 		Args: args(1, 2, "what to print, and its ID"),

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"io"
 	"os"
 	"strings"
@@ -26,8 +28,9 @@ type env struct {
 	stdoutTerminal bool       // binary data would do harm there
 	stderrTerminal bool       // a line can be redrawn
 	width          func() int // of stderr, in columns; 0 when it is unknown
-	// readPassword reads a line from the terminal without showing it.
-	readPassword func() ([]byte, error)
+	// readPassword reads a line from the terminal without showing it, until
+	// ctx ends.
+	readPassword func(ctx context.Context) ([]byte, error)
 
 	scrypt repo.Scrypt // cost of new keys; zero means calibrated to this machine
 }
@@ -58,7 +61,33 @@ func systemEnv() env {
 			}
 			return w
 		},
-		readPassword: func() ([]byte, error) { return term.ReadPassword(int(os.Stdin.Fd())) },
+		readPassword: readTerminal,
+	}
+}
+
+// readTerminal reads a line from the terminal with the echo off. A read that
+// waits cannot be broken off, so a goroutine waits for it, at the longest until
+// the process ends; when ctx ends the echo is turned on again.
+func readTerminal(ctx context.Context) ([]byte, error) {
+	fd := int(os.Stdin.Fd())
+	before, err := term.GetState(fd)
+	if err != nil {
+		return nil, err
+	}
+	type line struct {
+		text []byte
+		err  error
+	}
+	got := make(chan line, 1)
+	go func() {
+		text, err := term.ReadPassword(fd)
+		got <- line{text, err}
+	}()
+	select {
+	case l := <-got:
+		return l.text, l.err
+	case <-ctx.Done():
+		return nil, errors.Join(context.Cause(ctx), term.Restore(fd, before))
 	}
 }
 

@@ -107,7 +107,16 @@ func oneLine(s string) string {
 
 // notice names something worth knowing by which nothing is lost.
 func (a *app) notice(what string, err error) {
-	if a.flags.quiet || a.flags.json {
+	if a.flags.quiet {
+		return
+	}
+	if a.flags.json {
+		line, _ := json.Marshal(struct {
+			MessageType string `json:"message_type"`
+			Item        string `json:"item,omitempty"`
+			Message     string `json:"message"`
+		}{"note", what, err.Error()})
+		a.ui.line(string(line))
 		return
 	}
 	if what != "" {

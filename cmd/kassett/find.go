@@ -32,8 +32,8 @@ func (a *app) findCommand() *cobra.Command {
 		Long: `Find looks for files and folders by name or path, in all snapshots or in the
 ones chosen. Patterns are those of --exclude: *.pdf, journal/2024/*, /srv/**/x.
 
-With --blob, --tree or --pack the arguments are IDs, and it tells which files use
-them: after a check named a damaged pack, this says what is concerned.`,
+With --blob, --tree or --pack the arguments are IDs, and it tells which files
+use them: after a check named a damaged pack, this says what is concerned.`,
 		Args: args(1, -1, "patterns"),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			if x.blob && x.tree || x.tree && x.pack || x.pack && x.blob {

@@ -25,7 +25,8 @@ func (a *app) lsCommand() *cobra.Command {
 		Use:   "ls [flags] ID|latest[:FOLDER] [FOLDER...]",
 		Short: "List the files in a snapshot",
 		Long: `Ls lists what a snapshot holds: everything, or what is directly in the folders
-named (with --recursive: everything below them).`,
+named (with --recursive: everything below them). Of ID:FOLDER the paths begin at
+that folder.`,
 		Args: args(1, -1, "a snapshot, and perhaps folders in it"),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			return a.within(cmd.Context(), reading, func(ctx context.Context, r *repo.Repository) error {

@@ -86,7 +86,7 @@ func (a *app) password(ctx context.Context, p place) ([]byte, error) {
 		return pw, err
 	}
 	if a.stdinTerminal {
-		return a.ask("password of the repository: ")
+		return a.ask(ctx, "password of the repository: ")
 	}
 	return nil, invalid("read password", "", a.unnamed(p, "PASSWORD", "give it with "+p.flag("password-file")+", $KASSETT_"+p.prefix+"PASSWORD_FILE or $KASSETT_"+p.prefix+"PASSWORD_COMMAND"),
 		errors.New("no password is named and there is no terminal to ask at"))
@@ -99,7 +99,7 @@ func (a *app) firstPassword(ctx context.Context, p place) ([]byte, error) {
 		return pw, err
 	}
 	if a.stdinTerminal {
-		return a.askTwice("password of the new repository: ")
+		return a.askTwice(ctx, "password of the new repository: ")
 	}
 	return a.password(ctx, p) // which says what is missing
 }
@@ -139,16 +139,16 @@ func (a *app) newPassword(ctx context.Context, file, command string) ([]byte, er
 	if !a.stdinTerminal {
 		return nil, invalid("read new password", "", "give it with --new-password-file", errors.New("there is no terminal to ask at"))
 	}
-	return a.askTwice("new password: ")
+	return a.askTwice(ctx, "new password: ")
 }
 
 // askTwice asks for a password that nobody can check yet.
-func (a *app) askTwice(prompt string) ([]byte, error) {
-	first, err := a.ask(prompt)
+func (a *app) askTwice(ctx context.Context, prompt string) ([]byte, error) {
+	first, err := a.ask(ctx, prompt)
 	if err != nil {
 		return nil, err
 	}
-	again, err := a.ask("the same again: ")
+	again, err := a.ask(ctx, "the same again: ")
 	if err != nil {
 		return nil, err
 	}
@@ -161,9 +161,9 @@ func (a *app) askTwice(prompt string) ([]byte, error) {
 var errNotSame = invalid("read password", "", "run the command again and type the same password twice", errors.New("the two are not the same"))
 
 // ask reads one line from the terminal without showing it.
-func (a *app) ask(prompt string) ([]byte, error) {
+func (a *app) ask(ctx context.Context, prompt string) ([]byte, error) {
 	a.ui.prompt(prompt)
-	line, err := a.readPassword()
+	line, err := a.readPassword(ctx)
 	a.ui.prompt("\n")
 	if err != nil {
 		return nil, fmt.Errorf("read password from the terminal: %w", err)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"slices"
 	"testing"
 )
@@ -50,7 +51,7 @@ func TestFromBOM(t *testing.T) {
 // typed is an env in which a person types passwords.
 func typed(lines ...string) env {
 	e := env{getenv: func(string) string { return "" }, stderr: discard{}, width: func() int { return 80 }, stdinTerminal: true}
-	e.readPassword = func() ([]byte, error) {
+	e.readPassword = func(context.Context) ([]byte, error) {
 		next := lines[0]
 		lines = lines[1:]
 		return []byte(next), nil

@@ -15,7 +15,7 @@ const (
 	redrawEvery = 100 * time.Millisecond // on a terminal
 	statusEvery = time.Second            // as JSON
 	lineEvery   = 30 * time.Second       // into a log
-	quietFirst  = 2 * time.Second        // shorter work shows nothing at all
+	quietFirst  = time.Second / 2        // shorter work shows nothing at all
 )
 
 // ui is the voice for talk: whole lines, and on a terminal one live line below
@@ -99,7 +99,7 @@ func (a *app) watchFor(p *kassett.Progress, work *workload) (stop func()) {
 		every, show = statusEvery, func(m *meter) { a.status(m) }
 	case a.ui.live:
 		every, show = redrawEvery, func(m *meter) {
-			if m.total() >= quietFirst/4 {
+			if m.total() >= quietFirst {
 				a.ui.redraw(m.text(a.ui.width()))
 			}
 		}
