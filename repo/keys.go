@@ -168,27 +168,20 @@ func readKeyFile(ctx context.Context, st kassett.Storage, id kassett.ID) (*keyFi
 	return f, nil
 }
 
-// foundKey is a key that a password opened.
-type foundKey struct {
-	id     kassett.ID
-	master *sealKey
-}
-
 // keyCandidate is a key that may be tried.
 type keyCandidate struct {
 	id   kassett.ID
 	file *keyFile
-	rank int // lower is tried sooner
 }
 
 // findKey looks for the key that a password opens: the hinted one first, then
 // those of this host, then the others, at most maxKeysTried in all. Damaged
 // keys stop nobody; they are named as warnings, or in the error when no other
 // key fits.
-func findKey(ctx context.Context, st kassett.Storage, password []byte, o Options) (foundKey, error) {
+func findKey(ctx context.Context, st kassett.Storage, password []byte, o Options) (kassett.ID, *sealKey, error) {
 	candidates, damaged, err := keyCandidates(ctx, st, o.KeyHint)
 	if err != nil {
-		return foundKey{}, err
+		return kassett.ID{}, nil, err
 	}
 	tried := 0
 	for _, c := range candidates {
@@ -196,7 +189,7 @@ func findKey(ctx context.Context, st kassett.Storage, password []byte, o Options
 			break
 		}
 		if err := context.Cause(ctx); err != nil {
-			return foundKey{}, err
+			return kassett.ID{}, nil, err
 		}
 		tried++
 		master, err := c.file.unlock(password)
@@ -206,7 +199,7 @@ func findKey(ctx context.Context, st kassett.Storage, password []byte, o Options
 					o.Warn(d)
 				}
 			}
-			return foundKey{c.id, master}, nil
+			return c.id, master, nil
 		}
 		if !errors.Is(err, errWrongPassword) {
 			damaged = append(damaged, &kassett.Error{
@@ -214,7 +207,7 @@ func findKey(ctx context.Context, st kassett.Storage, password []byte, o Options
 			})
 		}
 	}
-	return foundKey{}, noKeyFits(len(candidates), tried, damaged)
+	return kassett.ID{}, nil, noKeyFits(len(candidates), tried, damaged)
 }
 
 func noKeyFits(readable, tried int, damaged []error) error {
@@ -244,50 +237,36 @@ func noKeyFits(readable, tried int, damaged []error) error {
 // Files that are damaged come back as errors of their own; the last error is
 // that the keys could not be looked at.
 func keyCandidates(ctx context.Context, st kassett.Storage, hint string) (all []keyCandidate, damaged []error, err error) {
-	var ids []kassett.ID
+	var hinted, ids []kassett.ID
 	for info, err := range st.List(ctx, kassett.KeyFile) {
 		if err != nil {
 			return nil, nil, fmt.Errorf("list keys: %w", err)
 		}
-		ids = append(ids, info.ID)
+		if hint != "" && strings.HasPrefix(info.ID.String(), hint) {
+			hinted = append(hinted, info.ID)
+		} else {
+			ids = append(ids, info.ID)
+		}
 	}
-	hinted := func(id kassett.ID) bool { return hint != "" && strings.HasPrefix(id.String(), hint) }
-	slices.SortFunc(ids, func(a, b kassett.ID) int {
-		return cmp.Or(-cmpBool(hinted(a), hinted(b)), a.Compare(b))
-	})
+	slices.SortFunc(ids, kassett.ID.Compare)
+	ids = append(hinted, ids...)
+	var others []keyCandidate
 	host := thisHost()
-	for _, id := range ids[:min(len(ids), maxKeysRead)] {
+	for i, id := range ids[:min(len(ids), maxKeysRead)] {
 		f, err := readKeyFile(ctx, st, id)
-		switch kassett.KindOf(err) {
-		case kassett.NotFound: // removed since it was listed
-			continue
-		case kassett.Interrupted:
+		switch kind := kassett.KindOf(err); {
+		case kind == kassett.Interrupted:
 			return nil, nil, err
-		}
-		if err != nil {
+		case kind == kassett.NotFound: // removed since it was listed
+		case err != nil:
 			damaged = append(damaged, err)
-			continue
+		case i < len(hinted) || f.Hostname == host:
+			all = append(all, keyCandidate{id, f})
+		default:
+			others = append(others, keyCandidate{id, f})
 		}
-		c := keyCandidate{id: id, file: f, rank: 2}
-		if hinted(id) {
-			c.rank = 0
-		} else if f.Hostname == host {
-			c.rank = 1
-		}
-		all = append(all, c)
 	}
-	slices.SortStableFunc(all, func(a, b keyCandidate) int { return cmp.Compare(a.rank, b.rank) })
-	return all, damaged, nil
-}
-
-func cmpBool(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case a:
-		return 1
-	}
-	return -1
+	return append(all, others...), damaged, nil
 }
 
 // keyRequest is a key to be made.

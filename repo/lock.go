@@ -216,15 +216,11 @@ func (l *Lock) lose(err error) {
 	if l.lost != nil {
 		return
 	}
-	l.lost = lostLock(err)
-	l.cancel(l.lost)
-}
-
-func lostLock(err error) error {
-	return &kassett.Error{
+	l.lost = &kassett.Error{
 		Op: "hold lock", Kind: kassett.Locked, Err: err,
 		Hint: "see that the storage can be reached and that nobody runs `unlock --remove-all` meanwhile; then run the command again",
 	}
+	l.cancel(l.lost)
 }
 
 var errLockRemoved = errors.New("someone removed our lock")

@@ -157,11 +157,11 @@ func Open(ctx context.Context, st kassett.Storage, password []byte, o Options) (
 	if err != nil {
 		return nil, err
 	}
-	k, err := findKey(ctx, st, password, o)
+	id, master, err := findKey(ctx, st, password, o)
 	if err != nil {
 		return nil, err
 	}
-	plain, err := k.master.open(nil, sealed)
+	plain, err := master.open(nil, sealed)
 	if err != nil {
 		return nil, &kassett.Error{
 			Op: "open", What: "config", Kind: kassett.Corrupt, Err: err,
@@ -172,7 +172,7 @@ func Open(ctx context.Context, st kassett.Storage, password []byte, o Options) (
 	if err != nil {
 		return nil, err
 	}
-	return newRepository(st, o, cfg, k.master, k.id)
+	return newRepository(st, o, cfg, master, id)
 }
 
 // newRepository puts an open repository together.
