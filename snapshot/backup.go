@@ -147,7 +147,7 @@ type backup struct {
 	cutter   *cutter
 	cuts     cutSet
 	queue    queue
-	buffers  chan []byte // of MaxBlob bytes each, free ones
+	buffers  buffers
 	zeros    zeroBlobs
 	count    counts
 	problems atomic.Int64
@@ -179,7 +179,7 @@ func (d *dryRun) Abort()                      {}
 func newBackup(r *repo.Repository, src kassett.Source, o *BackupOptions) *backup {
 	b := &backup{
 		repo: r, src: src, opt: o, cutter: newCutter(r.Config().ChunkerPolynomial),
-		buffers: make(chan []byte, 2*o.Readers),
+		buffers: newBuffers(2 * o.Readers),
 	}
 	b.count.start = time.Now()
 	b.cuts.parent = parentCuts(o.Parent)

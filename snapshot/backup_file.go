@@ -36,7 +36,8 @@ func (w *worker) run(ctx context.Context) error {
 			err = ctx.Err()
 		case t.part != nil:
 			err = w.savePart(ctx, t.part)
-			w.release(t.part)
+			w.buffers.put(t.part.data)
+			t.part.data = nil
 			w.queue.unreserve()
 		case t.file != nil:
 			err = w.readFile(ctx, t.file)
@@ -193,10 +194,10 @@ const batch = 1 << 20
 
 // readLarge cuts a file into parts. head is what has been read of it already.
 func (w *worker) readLarge(ctx context.Context, j *fileJob, c kassett.Content, head []byte) error {
-	l := largeFile{worker: w, job: j, content: c, buf: w.buffer()}
+	l := largeFile{worker: w, job: j, content: c, buf: w.buffers.get(readStep)}
 	l.holes, _ = c.(kassett.Holes)
 	l.n = copy(l.buf, head)
-	defer func() { w.release(&part{data: l.buf}) }()
+	defer func() { w.buffers.put(l.buf) }()
 	cut := j.entry().Cut
 	switch cut.Kind {
 	case kassett.CutWhole:
@@ -250,6 +251,12 @@ func (l *largeFile) fill() (int, error) {
 			return l.n, nil
 		}
 		seen = l.n
+		if l.n == len(l.buf) {
+			small := l.buf
+			l.buf = l.buffers.get(kassett.MaxBlob)
+			copy(l.buf, small)
+			l.buffers.put(small)
+		}
 		want := l.buf[l.n:min(len(l.buf), l.n+readStep)]
 		m, err := readFull(l.content, want)
 		if err != nil {
@@ -283,7 +290,7 @@ func (l *largeFile) give(ctx context.Context, n int) error {
 	l.job.pending.Add(1)
 	rest := l.buf[n:l.n]
 	if l.queue.reserve() {
-		l.buf = l.buffer()
+		l.buf = l.buffers.get(readStep)
 		l.n = copy(l.buf, rest)
 		l.queue.pushPart(p)
 		return nil
@@ -417,23 +424,4 @@ func (j *fileJob) content() []kassett.ID {
 		ids = append(ids, p.ids...)
 	}
 	return ids
-}
-
-// buffer returns a buffer of MaxBlob bytes for a large file.
-func (b *backup) buffer() []byte {
-	select {
-	case buf := <-b.buffers:
-		return buf
-	default:
-		return make([]byte, kassett.MaxBlob)
-	}
-}
-
-// release takes back the buffer of a part.
-func (b *backup) release(p *part) {
-	select {
-	case b.buffers <- p.data[:kassett.MaxBlob]:
-	default:
-	}
-	p.data = nil
 }
