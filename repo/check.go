@@ -3,12 +3,9 @@ package repo
 import (
 	"cmp"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -56,24 +53,12 @@ type CheckOptions struct {
 // why the check did not come to its end. Memory grows with the number of packs,
 // by 64 bytes for each, not with that of blobs.
 func (r *Repository) Check(ctx context.Context, o CheckOptions, report func(Finding)) error {
-	c := &checker{r: r, o: o, tell: report, seed: maphash.MakeSeed()}
-	// Index files are listed before packs: another host may be storing both
-	// now, and whatever an index file names was there before it.
-	indexes, err := r.listIDs(ctx, kassett.IndexFile)
-	if err != nil {
+	c := &checker{r: r, o: o, tell: report}
+	var err error
+	if c.survey, err = r.surveyIndex(ctx, o.Progress, c.badIndex, c.packGone); err != nil {
 		return err
 	}
-	if c.packs, err = r.listPacks(ctx); err != nil {
-		return err
-	}
-	c.named = make([]namedPack, len(c.packs))
-	for _, step := range []func(context.Context) error{
-		func(ctx context.Context) error { return c.indexFiles(ctx, indexes) },
-		c.packFiles,
-		c.compareTable,
-		c.otherFiles,
-		func(ctx context.Context) error { return c.readData(ctx, indexes) },
-	} {
+	for _, step := range []func(context.Context) error{c.packFiles, c.compareTable, c.otherFiles, c.readData} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -93,42 +78,19 @@ func (c *checker) verdict() error {
 
 // checker is one check at work.
 type checker struct {
-	r    *Repository
-	o    CheckOptions
-	seed maphash.Seed
+	*survey
+	r *Repository
+	o CheckOptions
 
-	packs []storedPack // as listed, ordered by ID
-	named []namedPack  // same positions
-
-	mu       sync.Mutex // guards what follows, and entries of named
+	tellMu   sync.Mutex // guards what follows
 	tell     func(Finding)
-	bad      int                     // findings of damage
-	badIndex int                     // index files among them
-	absent   map[kassett.ID]struct{} // packs that are named and not there
-	headless []storedPack            // packs whose header cannot be read
+	bad      int          // findings of damage
+	headless []storedPack // packs whose header cannot be read
 }
-
-// namedPack is what the index files say of one pack.
-type namedPack struct {
-	bytes  uint64 // that it must have; 0 when no index file names it
-	digest uint64 // sum of those of its blobs
-	blobs  uint32
-	files  uint8 // index files that name it, at most 255
-	state  packState
-}
-
-// packState is what is odd about a pack.
-type packState uint8
-
-const (
-	packGeometry packState = 1 << iota // blobs overlap or leave gaps
-	packDisputed                       // index files disagree
-	packMixed                          // data and trees
-)
 
 func (c *checker) report(f Finding) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.tellMu.Lock()
+	defer c.tellMu.Unlock()
 	if f.Kind == Damage || f.Kind == Missing {
 		c.bad++
 		c.o.Progress.Problem()
@@ -151,32 +113,6 @@ func (c *checker) failed(ctx context.Context, what string, err error) error {
 	}
 	c.report(f)
 	return nil
-}
-
-// listIDs returns the names of all files of a kind, ordered.
-func (r *Repository) listIDs(ctx context.Context, k kassett.FileKind) ([]kassett.ID, error) {
-	var ids []kassett.ID
-	for info, err := range r.List(ctx, k) {
-		if err != nil {
-			return nil, err
-		}
-		ids = append(ids, info.ID)
-	}
-	slices.SortFunc(ids, kassett.ID.Compare)
-	return ids, nil
-}
-
-// listPacks returns the packs of the storage, ordered by ID.
-func (r *Repository) listPacks(ctx context.Context) ([]storedPack, error) {
-	var packs []storedPack
-	for info, err := range r.List(ctx, kassett.PackFile) {
-		if err != nil {
-			return nil, err
-		}
-		packs = append(packs, storedPack{info.ID, info.Size})
-	}
-	slices.SortFunc(packs, func(a, b storedPack) int { return a.id.Compare(b.id) })
-	return packs, nil
 }
 
 // side runs fn for every item, as many at once as storage and processors can
@@ -212,119 +148,18 @@ func sideWith[T, E any](ctx context.Context, r *Repository, items []T, equip fun
 	return context.Cause(ctx)
 }
 
-// indexFiles reads what the index files say.
-func (c *checker) indexFiles(ctx context.Context, ids []kassett.ID) error {
-	c.o.Progress.Enter("read index")
-	c.o.Progress.Expect(int64(len(ids)), 0)
-	c.absent = make(map[kassett.ID]struct{})
-	return side(ctx, c.r, ids, func(ctx context.Context, id kassett.ID) error {
-		defer c.o.Progress.Done(1, 0)
-		err := c.r.eachIndexed(ctx, id, func(pack kassett.ID, blobs []Blob) error {
-			c.packNamed(id, pack, blobs)
-			return nil
-		})
-		if err == nil {
-			return nil
-		}
-		c.mu.Lock()
-		c.badIndex++
-		c.mu.Unlock()
-		err = c.failed(ctx, "index "+id.String(), &kassett.Error{
-			Err: err, Kind: kassett.KindOf(err), Hint: "run `kassett repair index`",
-		})
-		return err
-	})
+// badIndex reports an index file that cannot be read.
+func (c *checker) badIndex(ctx context.Context, id kassett.ID, err error) error {
+	return c.failed(ctx, "index "+id.String(), &kassett.Error{Err: err, Kind: kassett.KindOf(err), Hint: "run `kassett repair index`"})
 }
 
-// eachIndexed calls fn for each pack that an index file names, with its blobs,
-// valid during fn only.
-func (r *Repository) eachIndexed(ctx context.Context, index kassett.ID, fn func(pack kassett.ID, blobs []Blob) error) error {
-	c, err := r.readIndex(ctx, index)
-	if err != nil {
-		return err
-	}
-	for pack, blobs := range c.all() {
-		if err := fn(pack, blobs); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// packNamed takes down what index says of a pack.
-func (c *checker) packNamed(index, pack kassett.ID, blobs []Blob) {
-	now := describe(c.seed, blobs)
-	i, ok := findPack(c.packs, pack)
-	if !ok {
-		c.packAbsent(index, pack, len(blobs))
-		return
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.named[i].merge(now)
-}
-
-// merge adds what one more index file says.
-func (n *namedPack) merge(now namedPack) {
-	if n.files > 0 {
-		now.state |= n.state
-		if n.digest != now.digest {
-			now.state |= packDisputed
-		}
-		now.files = n.files
-	}
-	now.files = max(now.files, now.files+1) // stays at 255
-	*n = now
-}
-
-func (c *checker) packAbsent(index, pack kassett.ID, blobs int) {
-	c.mu.Lock()
-	_, told := c.absent[pack]
-	c.absent[pack] = struct{}{}
-	c.mu.Unlock()
-	if told {
-		return
-	}
+// packGone reports a pack that is named and not there.
+func (c *checker) packGone(index, pack kassett.ID, blobs int) {
 	c.report(Finding{
 		Kind: Missing, What: "pack " + pack.String(),
 		Err:  fmt.Errorf("it is not in the storage; index file %s names %d blobs in it", index, blobs),
 		Hint: "put the file back from a copy of the repository; if there is none, run `kassett repair index` and `kassett repair snapshots`",
 	})
-}
-
-// describe sums up what is said of one pack. It sorts blobs by offset.
-func describe(seed maphash.Seed, blobs []Blob) (p namedPack) {
-	byOffset := func(a, b Blob) int { return cmp.Compare(a.Offset, b.Offset) }
-	if !slices.IsSortedFunc(blobs, byOffset) {
-		slices.SortFunc(blobs, byOffset)
-	}
-	end := uint64(0)
-	p.bytes = packOverhead
-	for _, b := range blobs {
-		p.digest += digest(seed, b)
-		if uint64(b.Offset) != end {
-			p.state |= packGeometry
-		}
-		if b.Type != blobs[0].Type {
-			p.state |= packMixed
-		}
-		end = uint64(b.Offset) + uint64(b.Length)
-		p.bytes += uint64(b.Length) + uint64(entrySize(b))
-	}
-	p.blobs = uint32(len(blobs))
-	return p
-}
-
-// digest returns a number for one blob of a pack. The sum of those of all its
-// blobs, in any order, stands for what is said of the pack.
-func digest(seed maphash.Seed, b Blob) uint64 {
-	var entry [1 + 3*4 + 32]byte
-	entry[0] = byte(b.Type)
-	binary.LittleEndian.PutUint32(entry[1:], b.Offset)
-	binary.LittleEndian.PutUint32(entry[5:], b.Length)
-	binary.LittleEndian.PutUint32(entry[9:], b.Plain)
-	copy(entry[13:], b.ID[:])
-	return maphash.Bytes(seed, entry[:])
 }
 
 // packFiles compares what the index files say with what is listed.
@@ -366,7 +201,7 @@ func (c *checker) packFile(ctx context.Context, pack storedPack, n *namedPack) e
 	case n.files == 0:
 		f.Kind, f.Err = Leftover, errors.New("no index file names it")
 		f.Hint = "`kassett prune` removes what a broken-off backup has left; when index files were lost, run `kassett repair index` before"
-		if c.badIndex > 0 {
+		if len(c.sound) < len(c.files) {
 			f.Hint = "run `kassett repair index`: the index file that names it may be a damaged one"
 		}
 	case n.state&packDisputed != 0:
@@ -394,7 +229,7 @@ func repairPack(id kassett.ID) string {
 // compareTable compares the blob table of this machine, if it was loaded, with
 // the index files.
 func (c *checker) compareTable(ctx context.Context) error {
-	if c.badIndex > 0 {
+	if len(c.sound) < len(c.files) {
 		return nil // the table cannot be complete either
 	}
 	c.o.Progress.Enter("compare blob table")

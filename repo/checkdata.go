@@ -13,7 +13,7 @@ import (
 
 // readData reads the packs that the caller has chosen among those that the
 // index names.
-func (c *checker) readData(ctx context.Context, indexes []kassett.ID) error {
+func (c *checker) readData(ctx context.Context) error {
 	var packs []storedPack
 	for i, p := range c.packs {
 		if c.named[i].files > 0 {
@@ -34,7 +34,7 @@ func (c *checker) readData(ctx context.Context, indexes []kassett.ID) error {
 	if err != nil {
 		return err
 	}
-	return c.readHeadless(ctx, indexes)
+	return c.readHeadless(ctx)
 }
 
 // readPack checks one pack. What was read wrong is read a second time, to tell
@@ -66,16 +66,16 @@ func (c *checker) readPack(ctx context.Context, rd *packReader, p storedPack) er
 		}
 	}
 	if rd.headless {
-		c.mu.Lock()
+		c.tellMu.Lock()
 		c.headless = append(c.headless, p)
-		c.mu.Unlock()
+		c.tellMu.Unlock()
 	}
 	return nil
 }
 
 // readHeadless checks the blobs of packs whose header is damaged: where they
 // are, only the index says.
-func (c *checker) readHeadless(ctx context.Context, indexes []kassett.ID) error {
+func (c *checker) readHeadless(ctx context.Context) error {
 	if len(c.headless) == 0 {
 		return nil
 	}
@@ -85,7 +85,7 @@ func (c *checker) readHeadless(ctx context.Context, indexes []kassett.ID) error 
 	}
 	scratch := takeBuffers()
 	defer scratch.giveBack()
-	for _, index := range indexes {
+	for _, index := range c.sound {
 		err := c.r.eachIndexed(ctx, index, func(id kassett.ID, blobs []Blob) error {
 			pack, ok := want[id]
 			if !ok {
@@ -102,13 +102,9 @@ func (c *checker) readHeadless(ctx context.Context, indexes []kassett.ID) error 
 				return c.failed(ctx, "pack "+id.String(), &kassett.Error{Err: blobFault(b, err), Kind: kassett.Corrupt, Hint: repairPack(id)})
 			})
 		})
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if k := kassett.KindOf(err); k == kassett.Offline {
+		if err != nil {
 			return err
 		}
-		// A damaged index file has been reported before.
 	}
 	return nil
 }

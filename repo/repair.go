@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"io"
 	"sync"
 
@@ -43,8 +42,12 @@ type RepairStats struct {
 // The caller holds an exclusive lock. New index files are durable before the old
 // ones are removed. The index is loaded afterwards.
 func (r *Repository) RepairIndex(ctx context.Context, o RepairOptions, report func(Finding)) (RepairStats, error) {
-	x := &indexRepair{r: r, o: o, tell: report, seed: maphash.MakeSeed(), absent: make(map[kassett.ID]struct{})}
-	for _, step := range []func(context.Context) error{x.readIndex, x.readPacks, x.write} {
+	x := &indexRepair{r: r, o: o, tell: report}
+	var err error
+	if x.survey, err = r.surveyIndex(ctx, o.Progress, x.badIndex, x.packGone); err != nil {
+		return x.stats, err
+	}
+	for _, step := range []func(context.Context) error{x.readPacks, x.write} {
 		if err := step(ctx); err != nil {
 			return x.stats, err
 		}
@@ -54,24 +57,19 @@ func (r *Repository) RepairIndex(ctx context.Context, o RepairOptions, report fu
 
 // indexRepair is one RepairIndex at work.
 type indexRepair struct {
-	r     *Repository
-	o     RepairOptions
-	seed  maphash.Seed
-	files []kassett.ID // all index files
-	packs []storedPack // as listed, ordered by ID
-	named []namedPack  // same positions
+	*survey
+	r *Repository
+	o RepairOptions
 
-	mu      sync.Mutex // guards what follows, and entries of named
+	tellMu  sync.Mutex // guards what follows
 	tell    func(Finding)
 	stats   RepairStats
-	sound   []kassett.ID            // index files that can be read
-	absent  map[kassett.ID]struct{} // packs that are named and not there
-	headers []indexedPack           // packs to be named as they say themselves
+	headers []indexedPack // packs to be named as they say themselves
 }
 
 func (x *indexRepair) report(kind FindingKind, what string, err error, hint string) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
+	x.tellMu.Lock()
+	defer x.tellMu.Unlock()
 	x.o.Progress.Problem()
 	x.tell(Finding{Kind: kind, What: what, Err: err, Hint: hint})
 }
@@ -83,55 +81,19 @@ func damaged(err error) bool {
 	return k == kassett.Corrupt || k == kassett.Other
 }
 
-func (x *indexRepair) readIndex(ctx context.Context) (err error) {
-	if x.files, err = x.r.listIDs(ctx, kassett.IndexFile); err != nil {
+// badIndex reports an index file that is damaged.
+func (x *indexRepair) badIndex(ctx context.Context, id kassett.ID, err error) error {
+	if ctx.Err() != nil || !damaged(err) {
 		return err
 	}
-	if x.packs, err = x.r.listPacks(ctx); err != nil {
-		return err
-	}
-	x.named = make([]namedPack, len(x.packs))
-	x.o.Progress.Enter("read index")
-	x.o.Progress.Expect(int64(len(x.files)), 0)
-	return side(ctx, x.r, x.files, func(ctx context.Context, id kassett.ID) error {
-		defer x.o.Progress.Done(1, 0)
-		err := x.r.eachIndexed(ctx, id, func(pack kassett.ID, blobs []Blob) error {
-			x.packNamed(pack, blobs)
-			return nil
-		})
-		switch {
-		case err == nil:
-			x.mu.Lock()
-			x.sound = append(x.sound, id)
-			x.mu.Unlock()
-			return nil
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
-		case !damaged(err):
-			return err
-		}
-		x.report(Damage, "index "+id.String(), err, "nothing: it is replaced")
-		return nil
-	})
+	x.report(Damage, "index "+id.String(), err, "nothing: it is replaced")
+	return nil
 }
 
-func (x *indexRepair) packNamed(pack kassett.ID, blobs []Blob) {
-	i, ok := findPack(x.packs, pack)
-	if ok {
-		now := describe(x.seed, blobs)
-		x.mu.Lock()
-		defer x.mu.Unlock()
-		x.named[i].merge(now)
-		return
-	}
-	x.mu.Lock()
-	_, told := x.absent[pack]
-	x.absent[pack] = struct{}{}
-	x.mu.Unlock()
-	if !told {
-		x.report(Missing, "pack "+pack.String(), fmt.Errorf("it is not in the storage, its %d blobs are dropped from the index", len(blobs)),
-			"put the file back from a copy of the repository and repair the index again; if there is none, back up again, then run `kassett repair snapshots`")
-	}
+// packGone reports a pack that leaves the index.
+func (x *indexRepair) packGone(_, pack kassett.ID, blobs int) {
+	x.report(Missing, "pack "+pack.String(), fmt.Errorf("it is not in the storage, its %d blobs are dropped from the index", blobs),
+		"put the file back from a copy of the repository and repair the index again; if there is none, back up again, then run `kassett repair snapshots`")
 }
 
 // readPacks reads the headers of packs that the index does not describe.
@@ -179,8 +141,8 @@ func (x *indexRepair) packRead(p storedPack, n *namedPack, blobs []Blob) {
 		what = errors.New("the index said something else about it than its header")
 	}
 	x.report(Leftover, "pack "+p.id.String(), what, "nothing: it is indexed now")
-	x.mu.Lock()
-	defer x.mu.Unlock()
+	x.tellMu.Lock()
+	defer x.tellMu.Unlock()
 	if n.files == 0 {
 		x.stats.PacksAdded++
 	}
