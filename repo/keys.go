@@ -218,13 +218,13 @@ func noKeyFits(readable, tried int, damaged []error) error {
 		}
 	}
 	kind, hint := kassett.WrongPassword, "check the password, and that this is the repository you mean"
-	cause := fmt.Errorf("none of %d keys fits", tried)
+	cause := fmt.Errorf("it opens no key (%d tried)", tried)
 	switch {
 	case readable == 0:
 		kind, hint = kassett.Corrupt, "put the key files back from a copy of the repository"
 		cause = errors.New("every key is damaged")
 	case readable > tried:
-		cause = fmt.Errorf("none of the first %d keys fits, and there are more", tried)
+		cause = fmt.Errorf("it opens none of the first %d keys, and there are more", tried)
 		hint = "name the key with --key-hint"
 	}
 	return &kassett.Error{
