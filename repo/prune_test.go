@@ -73,3 +73,73 @@ func TestPruneByRestic(t *testing.T) {
 		t.Error("a blob that was pruned is still known")
 	}
 }
+
+// After a migration from version 1, trees are compressed by the next prune, and
+// data when it is asked for.
+func TestPruneCompresses(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	r, dir := newRepo(t, repo.InitOptions{Version: 1})
+	var files [][]byte
+	for i := range 20 {
+		files = append(files, []byte(strings.Repeat(string(rune('a'+i))+" patient record ", 1000)))
+	}
+	mustBackUp(t, r, files...)
+	if _, err := prune(ctx, r, repo.PruneOptions{RepackUncompressed: true}); kassett.KindOf(err) != kassett.Invalid {
+		t.Errorf("compressing version 1: %v, want an error of kind invalid", err)
+	}
+	if err := r.Migrate(ctx, repo.UpgradeV2); err != nil {
+		t.Fatal(err)
+	}
+	raw := func() (trees, data int) {
+		for l := range r.Blobs() {
+			if l.Plain == 0 && l.Type == repo.TreeBlob {
+				trees++
+			} else if l.Plain == 0 {
+				data++
+			}
+		}
+		return trees, data
+	}
+	if _, err := prune(ctx, r, repo.PruneOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if trees, data := raw(); trees != 0 || data != 20 {
+		t.Errorf("after prune %d trees and %d data blobs are uncompressed, want 0 and 20", trees, data)
+	}
+	stats, err := prune(ctx, r, repo.PruneOptions{RepackUncompressed: true})
+	if err != nil || stats.Packs.Repack == 0 {
+		t.Fatalf("%+v, %v", stats, err)
+	}
+	if trees, data := raw(); trees != 0 || data != 0 {
+		t.Errorf("%d trees and %d data blobs are uncompressed still", trees, data)
+	}
+	wantSound(t, r)
+	restic(t, dir, "check", "--read-data")
+}
+
+// A prune that may not rewrite anything still removes what is wholly unused.
+func TestPruneLimits(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	r, _ := storyRepo(t, few)
+	gone := mustBackUp(t, r, manyFiles(1, 60)...)
+	mustBackUp(t, r, manyFiles(1, 6)...)
+	mustForget(t, r, gone)
+	stats, err := prune(ctx, r, repo.PruneOptions{MaxRepackSize: -1})
+	if err != nil || stats.Packs.Repack != 0 || stats.Packs.Remove == 0 || stats.Packs.PartlyUsed == 0 {
+		t.Fatalf("%+v, %v", stats, err)
+	}
+	wantSound(t, r)
+	if _, err := prune(ctx, r, repo.PruneOptions{RepackSmall: 1 << 40}); kassett.KindOf(err) != kassett.Invalid {
+		t.Errorf("packs below 1 TiB: %v, want an error of kind invalid", err)
+	}
+	if _, err := prune(ctx, r, repo.PruneOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	canceled, cancel := context.WithCancel(ctx)
+	cancel()
+	if _, err := prune(canceled, r, repo.PruneOptions{}); kassett.KindOf(err) != kassett.Interrupted {
+		t.Errorf("a canceled prune: %v", err)
+	}
+}
