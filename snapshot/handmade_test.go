@@ -1,0 +1,54 @@
+package snapshot_test
+
+import (
+	"io/fs"
+	"testing"
+	"time"
+
+	"kassett"
+	"kassett/repo"
+	"kassett/snapshot"
+)
+
+// treeOf stores nodes as a tree, in any order and with any names.
+func treeOf(t *testing.T, r *repo.Repository, nodes ...*snapshot.Node) kassett.ID {
+	t.Helper()
+	b := []byte(`{"nodes":[`)
+	for i, n := range nodes {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		var err error
+		b, err = n.AppendJSON(b)
+		must(t, err)
+	}
+	return store(t, r, repo.TreeBlob, append(b, "]}\n"...))
+}
+
+func store(t *testing.T, r *repo.Repository, kind repo.BlobType, b []byte) kassett.ID {
+	t.Helper()
+	w := r.NewWriter(t.Context(), repo.WriterOptions{})
+	defer w.Abort()
+	s, err := w.Save(t.Context(), kind, b)
+	must(t, err)
+	must(t, w.Flush(t.Context()))
+	return s.ID
+}
+
+func dirNode(name string, tree kassett.ID) *snapshot.Node {
+	return &snapshot.Node{Entry: kassett.Entry{Name: name, Type: kassett.Dir, Mode: fs.ModeDir | 0o755, ModTime: time.Unix(1e9, 0)}, Subtree: tree}
+}
+
+func fileNode(name string, size int, blobs ...kassett.ID) *snapshot.Node {
+	if blobs == nil {
+		blobs = []kassett.ID{}
+	}
+	return &snapshot.Node{
+		Entry:   kassett.Entry{Name: name, Type: kassett.File, Mode: 0o644, ModTime: time.Unix(1e9, 0), Size: uint64(size), Links: 1},
+		Content: blobs,
+	}
+}
+
+func linkNode(to string) *snapshot.Node {
+	return &snapshot.Node{Entry: kassett.Entry{Name: "x", Type: kassett.Symlink, Mode: fs.ModeSymlink | 0o777, LinkTarget: to, ModTime: time.Unix(1e9, 0)}}
+}
