@@ -240,7 +240,7 @@ func (t *Target) Names(ctx context.Context, dir string) ([]string, error) {
 	}
 	names := make([]string, 0, len(all))
 	for _, d := range all {
-		if !strings.HasSuffix(d.name, partSuffix) {
+		if !strings.HasSuffix(d.name, partSuffix) || !h.dir.isFile(d.name) {
 			names = append(names, d.name)
 		}
 	}
@@ -425,40 +425,55 @@ func (t *Target) Open(ctx context.Context, path string, e *kassett.Entry) (kasse
 		return nil, t.failed("write", path, err)
 	}
 	f := &file{t: t, h: h, path: path, name: name, entry: e}
-	if err := f.claim(); err != nil {
-		t.open.put(h)
-		return nil, err
+	for _, part := range []string{name + partSuffix, hashedPart(name)} {
+		if !f.claim(part) {
+			err = errForeign
+			continue
+		}
+		if f.f, f.reused, err = h.dir.openPart(part, e); err == nil {
+			return f, nil
+		}
+		if f.release(); !errors.Is(err, errForeign) {
+			break
+		}
 	}
-	if f.f, f.reused, err = h.dir.openPart(f.part, e); err != nil {
-		f.release()
-		t.open.put(h)
-		return nil, t.failed("write", path, err)
+	t.open.put(h)
+	if errors.Is(err, errForeign) {
+		return nil, exists("write", path)
 	}
-	return f, nil
+	return nil, t.failed("write", path, err)
 }
 
-// claim chooses the name of the part. A restored file may itself be called
-// like a part: a part left over from an earlier restore was backed up.
-func (f *file) claim() error {
+// errForeign says that something else has the name of a part.
+var errForeign = errors.New("not a part of a file")
+
+// hashedPart is the other name of a part: for names too long to be added to,
+// and where the usual one is taken.
+func hashedPart(name string) string {
+	sum := sha256.Sum256([]byte(name))
+	return hex.EncodeToString(sum[:16]) + partSuffix
+}
+
+// claim takes a name for the part, if no other file has it. A restored file may
+// itself be called like a part: a part left over from an earlier restore was
+// backed up.
+func (f *file) claim(part string) bool {
 	dir, _ := split(f.path)
+	path := join(dir, part)
 	f.t.mu.Lock()
 	defer f.t.mu.Unlock()
+	if len(part) > maxName || f.t.claims[path] != 0 {
+		return false
+	}
 	if strings.HasSuffix(f.name, partSuffix) {
 		if f.t.claims[f.path] == claimPart {
-			return exists("write", f.path)
+			return false
 		}
 		f.t.claims[f.path] = claimFinal
 	}
-	f.part = f.name + partSuffix
-	if len(f.part) > maxName || f.t.claims[join(dir, f.part)] != 0 {
-		sum := sha256.Sum256([]byte(f.name))
-		f.part = hex.EncodeToString(sum[:16]) + partSuffix
-		if f.t.claims[join(dir, f.part)] != 0 {
-			return exists("write", f.path)
-		}
-	}
-	f.t.claims[join(dir, f.part)] = claimPart
-	return nil
+	f.t.claims[path] = claimPart
+	f.part = part
+	return true
 }
 
 // release gives the name of the part free.

@@ -120,8 +120,8 @@ func (f folder) rmdir(name string) error { return unix.Unlinkat(f.fd, name, unix
 type part struct{ fd int }
 
 // openPart opens or makes the file a restore writes to. It goes on only with
-// one that this user made and that has no other name: anything else under that
-// name could be a trap.
+// one that this user made and that has no other name: any other file there
+// could be a trap and is replaced. What is no file is [errForeign].
 func (f folder) openPart(name string, _ *kassett.Entry) (p part, reused bool, err error) {
 	const flags = unix.O_RDWR | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
 	create := func() (int, error) {
@@ -139,11 +139,20 @@ func (f folder) openPart(name string, _ *kassett.Entry) (p part, reused bool, er
 		}
 		_ = unix.Close(fd)
 	}
+	if !f.isFile(name) {
+		return part{}, false, errForeign
+	}
 	if err := unix.Unlinkat(f.fd, name, 0); err != nil {
 		return part{}, false, err
 	}
 	fd, err = create()
 	return part{fd}, false, err
+}
+
+// isFile reports whether name is a regular file.
+func (f folder) isFile(name string) bool {
+	var st unix.Stat_t
+	return f.lstat(name, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG
 }
 
 // read opens a regular file for reading.

@@ -182,6 +182,7 @@ func TestPartTraps(t *testing.T) {
 		"symlink":   func(at string) error { return os.Symlink(victim, at) },
 		"hard link": func(at string) error { return os.Link(victim, at) },
 		"fifo":      func(at string) error { return unix.Mkfifo(at, 0o600) },
+		"folder":    func(at string) error { return os.MkdirAll(filepath.Join(at, "full"), 0o700) },
 		"nothing":   func(string) error { return nil },
 	} {
 		must(t, os.RemoveAll(dir))
@@ -194,6 +195,10 @@ func TestPartTraps(t *testing.T) {
 		}
 		if got := content(t, filepath.Join(dir, "f")); got != "restored" {
 			t.Errorf("%s: restored %q", name, got)
+		}
+		names, err := newTarget(t, dir, files.TargetOptions{}).Names(t.Context(), "")
+		if foreign := name == "symlink" || name == "fifo" || name == "folder"; err != nil || len(names) == 2 != foreign {
+			t.Errorf("%s: names %q, error %v", name, names, err)
 		}
 	}
 }

@@ -197,7 +197,8 @@ func setBasic(h windows.Handle, b basicInfo) error {
 type part struct{ h windows.Handle }
 
 // openPart opens or makes the file a restore writes to. It goes on only with
-// one that has no other name: anything else under that name could be a trap.
+// one that has no other name: any other file there could be a trap and is
+// replaced. What is no file is [errForeign].
 func (f folder) openPart(name string, e *kassett.Entry) (p part, reused bool, err error) {
 	const options = asItIs | windows.FILE_NON_DIRECTORY_FILE
 	open := func(disposition uint32) (windows.Handle, error) {
@@ -215,6 +216,9 @@ func (f folder) openPart(name string, e *kassett.Entry) (p part, reused bool, er
 			}
 			_ = windows.CloseHandle(h)
 		}
+		if !f.isFile(name) {
+			return part{}, false, errForeign
+		}
 		if _, err := f.unlink(name); err != nil {
 			return part{}, false, err
 		}
@@ -228,6 +232,12 @@ func (f folder) openPart(name string, e *kassett.Entry) (p part, reused bool, er
 		_ = windows.DeviceIoControl(h, windows.FSCTL_SET_SPARSE, nil, 0, nil, 0, &n, nil) // only saves room
 	}
 	return part{h}, false, nil
+}
+
+// isFile reports whether name is a regular file.
+func (f folder) isFile(name string) bool {
+	e, err := f.stat(name)
+	return err == nil && e.Err == nil && e.Type == kassett.File
 }
 
 // metaAccess is what setting metadata takes, from the most to the least that a
