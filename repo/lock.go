@@ -133,8 +133,8 @@ func (l *Lock) acquire(ctx context.Context, mode LockMode) error {
 	return nil
 }
 
-// write stores a lock file with the present time. The ID is valid even beside
-// an error: the file may have been stored all the same.
+// write stores a lock file with the present time. An ID beside an error says
+// that the file may have been stored all the same.
 func (l *Lock) write(ctx context.Context) (kassett.ID, error) {
 	l.file.Time = time.Now()
 	plain, err := json.Marshal(&l.file)
@@ -147,11 +147,14 @@ func (l *Lock) write(ctx context.Context) (kassett.ID, error) {
 	}
 	h := kassett.Handle{Kind: kassett.LockFile, ID: kassett.Hash(sealed)}
 	err = l.repo.storage.Put(ctx, h, kassett.BytesBody(sealed, h.ID))
-	if kassett.KindOf(err) == kassett.Denied {
-		err = &kassett.Error{
+	switch kassett.KindOf(err) {
+	case kassett.Denied:
+		return kassett.ID{}, &kassett.Error{
 			Op: "write lock", Kind: kassett.Denied, Err: err,
-			Hint: "to read from storage that cannot be written, use --no-lock",
+			Hint: "make the storage writable; a command that only reads can do without a lock: --no-lock",
 		}
+	case kassett.Full:
+		return kassett.ID{}, fmt.Errorf("write lock: %w", err)
 	}
 	return h.ID, err
 }

@@ -402,6 +402,9 @@ func TestNoLock(t *testing.T) {
 	r := openMemory(t, storagetest.NewFailing(mem, storagetest.ReadOnly()), password, repo.Options{})
 	_, _, err := r.Lock(t.Context(), repo.Shared, repo.LockOptions{})
 	wantKind(t, err, kassett.Denied, "--no-lock")
+	if strings.Contains(err.Error(), "remove") {
+		t.Errorf("%v, though nothing was written", err)
+	}
 	l, held, err := r.Lock(t.Context(), repo.Shared, repo.LockOptions{NoLock: true})
 	if err != nil || held.Err() != nil {
 		t.Fatal(err)
