@@ -239,3 +239,106 @@ func TestPruneUsesOtherCopies(t *testing.T) {
 		t.Errorf("check says %v", found)
 	}
 }
+
+// indexOf writes an index file by hand.
+func indexOf(t *testing.T, r *repo.Repository, pack kassett.ID, blobs []repo.Blob) {
+	t.Helper()
+	var b strings.Builder
+	for i, blob := range blobs {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		fmt.Fprintf(&b, `{"id":"%s","type":"%s","offset":%d,"length":%d`, blob.ID, blob.Type, blob.Offset, blob.Length)
+		if blob.Plain > 0 {
+			fmt.Fprintf(&b, `,"uncompressed_length":%d`, blob.Plain)
+		}
+		b.WriteByte('}')
+	}
+	plain := fmt.Sprintf(`{"packs":[{"id":"%s","blobs":[%s]}]}`, pack, &b)
+	if _, err := r.SaveUnpacked(context.Background(), kassett.IndexFile, []byte(plain)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// An index that lies about a pack is found out, and mended from the pack.
+func TestWrongIndex(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		lie  func([]repo.Blob) []repo.Blob
+		keep bool // the right index file too
+		want string
+	}{
+		"the same twice":      {func(b []repo.Blob) []repo.Blob { return b }, true, "several index files"},
+		"half of it":          {func(b []repo.Blob) []repo.Blob { return b[:len(b)/2] }, false, "the index says"},
+		"half, beside all":    {func(b []repo.Blob) []repo.Blob { return b[:len(b)/2] }, true, "disagree"},
+		"two swapped":         {func(b []repo.Blob) []repo.Blob { b[0].ID, b[1].ID = b[1].ID, b[0].ID; return b }, false, "its header and the index disagree"},
+		"swapped, beside all": {func(b []repo.Blob) []repo.Blob { b[0].ID, b[1].ID = b[1].ID, b[0].ID; return b }, true, "disagree"},
+		"a gap":               {func(b []repo.Blob) []repo.Blob { b[1].Offset++; return b }, false, "gaps"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx := context.Background()
+			r, m := storyRepo(t, few)
+			mustBackUp(t, r, manyFiles(1, 20)...)
+			h := dataPack(t, r)
+			var right []repo.Blob
+			old := m.Handles(kassett.IndexFile)
+			err := r.ByPack(func(id kassett.ID, blobs []repo.Blob) error {
+				if id == h.ID {
+					right = slices.Clone(blobs)
+				} else if !tc.keep {
+					indexOf(t, r, id, blobs)
+				}
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			indexOf(t, r, h.ID, tc.lie(right))
+			if !tc.keep {
+				for _, h := range old {
+					remove(t, m, h)
+				}
+			}
+			r = storyOpen(t, m, few)
+			if err := r.LoadIndex(ctx, nil); err != nil {
+				t.Fatal(err)
+			}
+			found, _ := check(ctx, r)
+			if !strings.Contains(fmt.Sprint(found), tc.want) {
+				t.Errorf("check says %v", found)
+			}
+			if _, err := r.RepairIndex(ctx, repo.RepairOptions{ReadAllPacks: true}, ignore); err != nil {
+				t.Fatal(err)
+			}
+			if found := wantSound(t, r); len(found) > 0 {
+				t.Errorf("after repair, check says %v", found)
+			}
+		})
+	}
+}
+
+// A blob table that names what no index file does is not believed.
+func TestCheckDoubtsTheTable(t *testing.T) {
+	t.Parallel()
+	r, m := storyRepo(t, few)
+	mustBackUp(t, r, manyFiles(1, 20)...)
+	for _, h := range m.Handles(kassett.IndexFile) {
+		remove(t, m, h)
+	}
+	found, err := check(context.Background(), r)
+	if kassett.KindOf(err) != kassett.Corrupt || !strings.Contains(fmt.Sprint(found), "blob table") {
+		t.Errorf("%v, %v", err, found)
+	}
+}
+
+// Copies of blobs in several packs are counted.
+func TestCheckCountsCopies(t *testing.T) {
+	t.Parallel()
+	r, m := storyRepo(t, few)
+	mustBackUp(t, r, manyFiles(1, 20)...)
+	mustBackUp(t, storyOpen(t, m, few), manyFiles(1, 20)...)
+	if found := wantSound(t, r); len(found) != 1 || !strings.Contains(fmt.Sprint(found), "21 further copies") {
+		t.Errorf("check says %v", found)
+	}
+}
