@@ -68,6 +68,11 @@ func (c *content) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	c.at += int64(n)
+	if n < len(p) && c.at == c.first.Size {
+		// The end, where it was expected: no second call to find it. Growth
+		// since then shows in Changed.
+		return n, io.EOF
+	}
 	return n, nil
 }
 

@@ -228,7 +228,7 @@ type opened struct{ fd int }
 func (o opened) chown(uid, gid int) error          { return unix.Fchown(o.fd, uid, gid) }
 func (o opened) chmod(mode uint32) error           { return unix.Fchmod(o.fd, mode) }
 func (o opened) utimes(ts *[2]unix.Timespec) error { return futimens(o.fd, ts) }
-func (o opened) xattrs() xattrs                    { return xattrsOf(o.fd) }
+func (o opened) xattrs() xattrs                    { return xattrs{fd: o.fd} }
 
 // opaque is what must not or cannot be opened: a device, a pipe, an unreadable
 // file. Its descriptor (O_PATH) only names it, and /proc makes a path of that.
@@ -249,15 +249,7 @@ func (o opaque) utimes(ts *[2]unix.Timespec) error {
 	return unix.UtimesNanoAt(unix.AT_FDCWD, o.path(), ts[:], 0)
 }
 
-func (o opaque) xattrs() xattrs {
-	path := o.path()
-	return xattrs{
-		list:   func(buf []byte) (int, error) { return unix.Listxattr(path, buf) },
-		get:    func(name string, buf []byte) (int, error) { return unix.Getxattr(path, name, buf) },
-		set:    func(name string, value []byte) error { return unix.Setxattr(path, name, value, 0) },
-		remove: func(name string) error { return unix.Removexattr(path, name) },
-	}
-}
+func (o opaque) xattrs() xattrs { return xattrs{path: o.path(), follow: true} }
 
 // symlink is a symbolic link: it has no mode.
 type symlink struct {

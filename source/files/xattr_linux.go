@@ -13,35 +13,59 @@ import (
 	"kassett"
 )
 
-// xattrs is the system's calls for one thing's extended attributes, by path or
-// by descriptor.
+// xattrs reaches one thing's extended attributes: by an open descriptor, or by a
+// path, whose last name may be a symbolic link that is followed or meant.
 type xattrs struct {
-	list   func(buf []byte) (int, error)
-	get    func(name string, buf []byte) (int, error)
-	set    func(name string, value []byte) error
-	remove func(name string) error
+	fd     int
+	path   string // "" when fd counts
+	follow bool
 }
 
 // xattrsAt reaches the attributes of the thing name in f itself, whatever type
 // it is. Calls that take a folder and a name came with Linux 6.13 only; the
 // way through /proc walks two names and opens nothing.
 func (f folder) xattrsAt(name string) xattrs {
-	path := "/proc/self/fd/" + strconv.Itoa(f.fd) + "/" + name
-	return xattrs{
-		list:   func(buf []byte) (int, error) { return unix.Llistxattr(path, buf) },
-		get:    func(name string, buf []byte) (int, error) { return unix.Lgetxattr(path, name, buf) },
-		set:    func(name string, value []byte) error { return unix.Lsetxattr(path, name, value, 0) },
-		remove: func(name string) error { return unix.Lremovexattr(path, name) },
-	}
+	return xattrs{path: "/proc/self/fd/" + strconv.Itoa(f.fd) + "/" + name}
 }
 
-func xattrsOf(fd int) xattrs {
-	return xattrs{
-		list:   func(buf []byte) (int, error) { return unix.Flistxattr(fd, buf) },
-		get:    func(name string, buf []byte) (int, error) { return unix.Fgetxattr(fd, name, buf) },
-		set:    func(name string, value []byte) error { return unix.Fsetxattr(fd, name, value, 0) },
-		remove: func(name string) error { return unix.Fremovexattr(fd, name) },
+func (x xattrs) list(buf []byte) (int, error) {
+	switch {
+	case x.path == "":
+		return unix.Flistxattr(x.fd, buf)
+	case x.follow:
+		return unix.Listxattr(x.path, buf)
 	}
+	return unix.Llistxattr(x.path, buf)
+}
+
+func (x xattrs) get(name string, buf []byte) (int, error) {
+	switch {
+	case x.path == "":
+		return unix.Fgetxattr(x.fd, name, buf)
+	case x.follow:
+		return unix.Getxattr(x.path, name, buf)
+	}
+	return unix.Lgetxattr(x.path, name, buf)
+}
+
+func (x xattrs) set(name string, value []byte) error {
+	switch {
+	case x.path == "":
+		return unix.Fsetxattr(x.fd, name, value, 0)
+	case x.follow:
+		return unix.Setxattr(x.path, name, value, 0)
+	}
+	return unix.Lsetxattr(x.path, name, value, 0)
+}
+
+func (x xattrs) remove(name string) error {
+	switch {
+	case x.path == "":
+		return unix.Fremovexattr(x.fd, name)
+	case x.follow:
+		return unix.Removexattr(x.path, name)
+	}
+	return unix.Lremovexattr(x.path, name)
 }
 
 // hasNone reports whether err says that there is no such attribute, or that the
@@ -164,11 +188,7 @@ func (f folder) readlink(name string) (string, error) {
 // fillPath completes the entry of a folder above a target. What is not allowed
 // to be read there is left out, as restic does.
 func fillPath(path string, e *kassett.Entry) error {
-	x := xattrs{
-		list: func(buf []byte) (int, error) { return unix.Listxattr(path, buf) },
-		get:  func(name string, buf []byte) (int, error) { return unix.Getxattr(path, name, buf) },
-	}
-	all, err := x.all()
+	all, err := xattrs{path: path, follow: true}.all()
 	e.Xattrs = all
 	if errors.Is(err, fs.ErrPermission) {
 		return nil
