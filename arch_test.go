@@ -25,7 +25,8 @@ const module = "kassett"
 // keeps the same walls in the editor.
 var may = map[string][]string{
 	".":                   {},
-	"repo":                {"."},
+	"repo":                {".", "repo/*"},
+	"repo/*":              {"."},
 	"storage/*":           {".", "storage"},
 	"source/*":            {"."},
 	"snapshot":            {".", "repo"},

@@ -1,55 +1,44 @@
 package repo
 
-import "kassett"
+import (
+	"errors"
+	"fmt"
 
-// BlobType says what a blob holds. Its values are those of a pack's header.
-type BlobType uint8
+	"kassett/repo/blobtable"
+)
+
+// What a blob is called and where it rests; see package blobtable.
+type (
+	BlobType   = blobtable.BlobType
+	BlobHandle = blobtable.BlobHandle
+	Blob       = blobtable.Blob
+	Location   = blobtable.Location
+)
+
+// BlobSet is a set of blobs: a bit for each blob that the repository knew when
+// the set was made, and a map for others.
+type BlobSet = blobtable.Set
 
 // The two types of blob. They never share a pack.
 const (
-	DataBlob BlobType = iota
-	TreeBlob
+	DataBlob = blobtable.DataBlob
+	TreeBlob = blobtable.TreeBlob
 )
 
-// String returns the word that index files use.
-func (t BlobType) String() string {
-	if t == TreeBlob {
-		return "tree"
-	}
-	return "data"
-}
-
-// BlobHandle names a blob. The same bytes as data and as tree are two blobs.
-type BlobHandle struct {
-	Type BlobType
-	ID   kassett.ID // SHA-256 of the plaintext
-}
-
-// Blob describes one blob in a pack.
-type Blob struct {
-	BlobHandle
-	Offset uint32 // bytes from the start of the pack
-	Length uint32 // bytes, sealed
-	// Plain is the length of the plaintext if the blob is compressed, else 0.
-	Plain uint32
-}
-
-// Size returns the length of the plaintext in bytes.
-func (b Blob) Size() uint32 {
-	if b.Plain != 0 {
-		return b.Plain
-	}
-	if b.Length < Overhead {
-		return 0
-	}
-	return b.Length - Overhead
-}
-
-// Location is where a blob rests.
-type Location struct {
-	Pack kassett.ID
-	Blob
-}
-
 // Overhead is what sealing adds: 16 bytes IV in front, 16 bytes MAC behind.
-const Overhead = 32
+const Overhead = blobtable.Overhead
+
+// checkBlob reports what no writer of the format can have meant.
+func checkBlob(b Blob) error {
+	switch {
+	case b.ID.IsZero():
+		return errors.New("the blob ID is zero")
+	case b.Length < Overhead:
+		return fmt.Errorf("sealed length %d, at least %d are needed", b.Length, Overhead)
+	case b.Plain != 0 && b.Length == Overhead:
+		return fmt.Errorf("%d bytes, compressed to nothing", b.Plain)
+	case uint64(b.Offset)+uint64(b.Length) > 1<<32-1:
+		return fmt.Errorf("offset %d and length %d pass the 4 GiB a pack may have", b.Offset, b.Length)
+	}
+	return nil
+}

@@ -12,5 +12,5 @@
 // The format is described in docs/formats/repository.md and, by its authors,
 // in restic's design document.
 //
-// It may import the root package only.
+// It may import the root package and blobtable.
 package repo

@@ -81,6 +81,17 @@ func (b *indexBuilder) add(p indexedPack) {
 	b.blobs += len(p.blobs)
 }
 
+// all yields the packs with their blobs.
+func (b *indexBuilder) all() iter.Seq2[kassett.ID, []Blob] {
+	return func(yield func(kassett.ID, []Blob) bool) {
+		for _, p := range b.packs {
+			if !yield(p.id, p.blobs) {
+				return
+			}
+		}
+	}
+}
+
 // full reports whether the file should be written before n more blobs come.
 func (b *indexBuilder) full(n int) bool {
 	const blobJSON = 170 // bytes, about
@@ -139,7 +150,7 @@ func (c *indexContent) decode(data []byte) error {
 		}
 		seen[id] = struct{}{}
 		for _, b := range blobs {
-			if err := b.check(); err != nil {
+			if err := checkBlob(b); err != nil {
 				return fmt.Errorf("blob %s in pack %s: %w", b.ID, id, err)
 			}
 		}
@@ -175,7 +186,9 @@ func (c *indexContent) parse(data []byte) error {
 			default:
 				return fmt.Errorf("blob %s in pack %s has the unknown type %q", b.ID, p.ID, b.Type)
 			}
-			c.blobs = append(c.blobs, Blob{BlobHandle{t, b.ID}, b.Offset, b.Length, b.Plain})
+			c.blobs = append(c.blobs, Blob{
+				BlobHandle: BlobHandle{Type: t, ID: b.ID}, Offset: b.Offset, Length: b.Length, Plain: b.Plain,
+			})
 		}
 		c.packs = append(c.packs, packSpan{p.ID, len(p.Blobs)})
 	}

@@ -35,10 +35,10 @@ func TestIndexGolden(t *testing.T) {
 		`{"id":"%[1]s","type":"tree","offset":150,"length":123}]}]}`, idA, idB, idC)
 	packs := []indexedPack{
 		{idA, []Blob{
-			{BlobHandle{DataBlob, idB}, 0, 38, 0},
-			{BlobHandle{TreeBlob, idC}, 38, 112, 511},
+			testBlob(DataBlob, idB, 0, 38, 0),
+			testBlob(TreeBlob, idC, 38, 112, 511),
 		}},
-		{idC, []Blob{{BlobHandle{TreeBlob, idA}, 150, 123, 0}}},
+		{idC, []Blob{testBlob(TreeBlob, idA, 150, 123, 0)}},
 	}
 	var b indexBuilder
 	for _, p := range packs {
@@ -69,7 +69,7 @@ func indexOf(blob string) []byte {
 func TestIndexForeign(t *testing.T) {
 	t.Parallel()
 	blob := fmt.Sprintf(`{"id":"%s","type":"data","offset":1,"length":40}`, idB)
-	want := []Blob{{BlobHandle{DataBlob, idB}, 1, 40, 0}}
+	want := []Blob{testBlob(DataBlob, idB, 1, 40, 0)}
 	for _, c := range []struct {
 		name, json string
 	}{

@@ -128,7 +128,7 @@ func (r *Repository) LoadBlob(ctx context.Context, h BlobHandle, buf []byte) ([]
 
 func (r *Repository) loadFrom(ctx context.Context, h BlobHandle, places []Location, buf []byte) ([]byte, error) {
 	if len(places) == 0 {
-		if err := r.table.broken(); err != nil {
+		if err := r.table.Err(); err != nil {
 			return nil, err
 		}
 		return nil, &kassett.Error{

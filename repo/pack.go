@@ -88,7 +88,7 @@ func decodeHeader(plain []byte, body int64) ([]Blob, error) {
 				return nil, fmt.Errorf("entry %d is compressed and has length 0", len(blobs))
 			}
 		}
-		if err := b.check(); err != nil {
+		if err := checkBlob(b); err != nil {
 			return nil, fmt.Errorf("entry %d: %w", len(blobs), err)
 		}
 		offset += int64(b.Length)
@@ -105,21 +105,6 @@ func decodeHeader(plain []byte, body int64) ([]Blob, error) {
 		return nil, errors.New("a pack without blobs")
 	}
 	return blobs, nil
-}
-
-// check reports what no writer of the format can have meant.
-func (b Blob) check() error {
-	switch {
-	case b.ID.IsZero():
-		return errors.New("the blob ID is zero")
-	case b.Length < Overhead:
-		return fmt.Errorf("sealed length %d, at least %d are needed", b.Length, Overhead)
-	case b.Plain != 0 && b.Length == Overhead:
-		return fmt.Errorf("%d bytes, compressed to nothing", b.Plain)
-	case uint64(b.Offset)+uint64(b.Length) > 1<<32-1:
-		return fmt.Errorf("offset %d and length %d pass the 4 GiB a pack may have", b.Offset, b.Length)
-	}
-	return nil
 }
 
 // PackHeader reads from a pack itself what it holds, by offset. size is the

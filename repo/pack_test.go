@@ -36,12 +36,17 @@ var (
 	idC = kassett.Hash([]byte("c"))
 )
 
+// testBlob describes a blob in one line.
+func testBlob(t BlobType, id kassett.ID, offset, length, plain uint32) Blob {
+	return Blob{BlobHandle: BlobHandle{Type: t, ID: id}, Offset: offset, Length: length, Plain: plain}
+}
+
 // fourKinds has one blob of each type of header entry.
 var fourKinds = []Blob{
-	{BlobHandle{DataBlob, idA}, 0, 33, 0},
-	{BlobHandle{TreeBlob, idB}, 33, 0x01020304, 0},
-	{BlobHandle{DataBlob, idC}, 33 + 0x01020304, 50, 0x0a0b0c0d},
-	{BlobHandle{TreeBlob, idA}, 83 + 0x01020304, 64, 65},
+	testBlob(DataBlob, idA, 0, 33, 0),
+	testBlob(TreeBlob, idB, 33, 0x01020304, 0),
+	testBlob(DataBlob, idC, 33+0x01020304, 50, 0x0a0b0c0d),
+	testBlob(TreeBlob, idA, 83+0x01020304, 64, 65),
 }
 
 func TestHeaderGolden(t *testing.T) {
@@ -139,7 +144,7 @@ func packOf(t *testing.T, r *Repository, st kassett.Storage, lengths []int, edit
 	var blobs []Blob
 	for i, n := range lengths {
 		plain := bytes.Repeat([]byte{byte(i), byte(i >> 8)}, n)[:n]
-		blobs = append(blobs, Blob{BlobHandle{DataBlob, kassett.Hash(plain)}, uint32(len(pack)), uint32(n + Overhead), 0})
+		blobs = append(blobs, testBlob(DataBlob, kassett.Hash(plain), uint32(len(pack)), uint32(n+Overhead), 0))
 		pack = r.key.seal(pack, plain)
 	}
 	before := len(pack)

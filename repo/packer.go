@@ -275,7 +275,7 @@ func (w *Writer) saveIndex(ctx context.Context, b indexBuilder) error {
 	if err != nil {
 		return fmt.Errorf("write index: %w", err)
 	}
-	if err := w.r.addIndex(ctx, id, b.packs); err != nil {
+	if err := w.r.table.Add(ctx, id, b.all()); err != nil {
 		return err
 	}
 	for _, p := range b.packs {

@@ -28,7 +28,7 @@ type PruneOptions struct {
 // PruneStats is what a prune did, or in a dry run would do. Its JSON has
 // restic's names.
 type PruneStats struct {
-	MessageType string     `json:"message_type"` // "summary"
+	MessageType string     `json:"message_type"` // left to who prints it
 	Blobs       PruneBlobs `json:"blobs"`
 	Bytes       PruneBytes `json:"bytes"`
 	Packs       PrunePacks `json:"packfiles"`
@@ -191,7 +191,7 @@ func (r *Repository) readTable(stored []storedPack, used *BlobSet) (t *prunedTab
 	t = &prunedTable{r: r}
 	absent := make(map[kassett.ID]struct{})
 	var last BlobHandle
-	err = r.eachPlace(func(l Location) bool {
+	err = r.table.Each(func(l Location) bool {
 		if n%64 == 0 {
 			t.used = append(t.used, 0)
 		}
@@ -224,7 +224,7 @@ func (t *prunedTable) records(yield func([]pruneRecord, bool) bool) {
 		return len(group) == 0 || yield(group, t.used.has(group[0].n))
 	}
 	n, stopped := uint32(0), false
-	err := t.r.eachPlace(func(l Location) bool {
+	err := t.r.table.Each(func(l Location) bool {
 		i, ok := findPack(t.packs, l.Pack)
 		if !ok {
 			return true

@@ -14,6 +14,7 @@ import (
 	"github.com/restic/chunker"
 
 	"kassett"
+	"kassett/repo/blobtable"
 )
 
 // Compression says how hard blobs are compressed in a repository of version 2.
@@ -65,7 +66,7 @@ type Repository struct {
 	options Options
 	key     *sealKey // the master key
 	codec   codec
-	table   table // of known blobs
+	table   *blobtable.Table // of known blobs
 
 	mu     sync.RWMutex // guards what follows
 	config Config       // changes when migrated
@@ -177,14 +178,16 @@ func Open(ctx context.Context, st kassett.Storage, password []byte, o Options) (
 
 // newRepository puts an open repository together.
 func newRepository(st kassett.Storage, o Options, cfg Config, master *sealKey, id kassett.ID) (*Repository, error) {
-	return &Repository{storage: st, options: o, key: master, config: cfg, keyID: id}, nil
+	r := &Repository{storage: st, options: o, key: master, config: cfg, keyID: id}
+	r.table = newTable(r)
+	return r, nil
 }
 
 // Close gives back what the repository holds on this machine. The storage is
 // closed by whoever opened it.
 func (r *Repository) Close() error {
 	r.codec.close()
-	return r.table.close()
+	return r.table.Close()
 }
 
 // Config returns what all writers agree on.

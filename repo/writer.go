@@ -100,7 +100,7 @@ func (w *Writer) Save(ctx context.Context, t BlobType, plain []byte) (Saved, err
 	if w.r.Has(h) || !w.claimed.add(h) {
 		return Saved{ID: h.ID}, w.failure()
 	}
-	if err := w.r.table.broken(); err != nil {
+	if err := w.r.table.Err(); err != nil {
 		return Saved{}, w.fail(err) // or all would be stored a second time
 	}
 	return w.store(ctx, h, plain)
@@ -122,7 +122,7 @@ func (w *Writer) SaveAgain(ctx context.Context, t BlobType, plain []byte) (Saved
 // a [kassett.Corrupt] error that does not fail the writer.
 func (w *Writer) SaveSealed(ctx context.Context, b Blob, sealed []byte) error {
 	b.Length = uint32(len(sealed))
-	if err := b.check(); err != nil {
+	if err := checkBlob(b); err != nil {
 		return &kassett.Error{Op: "store blob", What: b.ID.String(), Kind: kassett.Corrupt, Err: err}
 	}
 	scratch := takeBuffers()

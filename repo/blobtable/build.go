@@ -1,4 +1,4 @@
-package repo
+package blobtable
 
 import (
 	"bufio"
@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -30,7 +31,7 @@ type batch struct {
 }
 
 // add takes the content of one index file.
-func (b *batch) add(index kassett.ID, packs func(yield func(kassett.ID, []Blob) bool)) {
+func (b *batch) add(index kassett.ID, packs iter.Seq2[kassett.ID, []Blob]) {
 	number := uint32(len(b.indexes))
 	b.indexes = append(b.indexes, index)
 	for id, blobs := range packs {
@@ -48,7 +49,7 @@ func (b *batch) reset() {
 }
 
 // write makes a run of the batch, in dir.
-func (b *batch) write(dir string, key *sealKey) (*run, error) {
+func (b *batch) write(dir string, key []byte) (*run, error) {
 	slices.SortFunc(b.records, func(x, y record) int { return x.compare(&y) })
 	w, err := newRunWriter(dir, key)
 	if err != nil {
@@ -69,7 +70,7 @@ func (b *batch) write(dir string, key *sealKey) (*run, error) {
 // runWriter writes a run file: first all index files, then all packs, then all
 // records in their order. It keeps the first error for finish.
 type runWriter struct {
-	key  *sealKey
+	key  []byte
 	dir  string
 	file *os.File
 	out  *bufio.Writer
@@ -86,7 +87,7 @@ type runWriter struct {
 	records uint64
 }
 
-func newRunWriter(dir string, key *sealKey) (*runWriter, error) {
+func newRunWriter(dir string, key []byte) (*runWriter, error) {
 	w := &runWriter{key: key, dir: dir, number: 1, width: indexWidth}
 	_, _ = rand.Read(w.id[:]) // never fails: it ends the program instead
 	var err error
@@ -174,7 +175,7 @@ func (w *runWriter) finish() (*run, error) {
 
 // mergeRuns makes one run of several, without what the index files in gone
 // have named. The runs stay as they are. nil is returned when nothing is left.
-func mergeRuns(dir string, key *sealKey, runs []*run, gone map[kassett.ID]struct{}) (_ *run, err error) {
+func mergeRuns(dir string, key []byte, runs []*run, gone map[kassett.ID]struct{}) (_ *run, err error) {
 	w, err := newRunWriter(dir, key)
 	if err != nil {
 		return nil, err

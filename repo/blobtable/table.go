@@ -1,10 +1,11 @@
-package repo
+package blobtable
 
 import (
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"math/bits"
 	"os"
@@ -38,18 +39,36 @@ const (
 	tempMaxAge = 24 * time.Hour // of files that a crash left behind
 )
 
-// table is the known blobs: which blob is where in which pack, according to the
-// index files. It is kept in files that are mapped into memory, so it takes
-// next to nothing of the Go heap. It begins empty; newRepository attaches it.
+// Options say where a table rests and what it is made from.
+type Options struct {
+	// Dir is the folder for its files; processes may share it. When it is ""
+	// or cannot be written to, a private temporary one is used and removed.
+	Dir string
+	// Key is a secret of the repository: without it nobody can make files
+	// that are believed.
+	Key []byte
+	// Load reads an index file: its packs with their blobs. It is called by
+	// up to Workers goroutines at once, and may be called in the middle of a
+	// lookup. A [kassett.Corrupt] error leaves the index file out.
+	Load    func(ctx context.Context, index kassett.ID) (iter.Seq2[kassett.ID, []Blob], error)
+	Workers int
+	// Warn is told of files that are made anew. It may be nil, and is called
+	// from many goroutines.
+	Warn func(error)
+}
+
+// Table is the known blobs: which blob is where in which pack, according to the
+// index files. Its methods are safe for many goroutines.
 //
-// A broken or missing run file is made anew from the index files it covered, at
-// once, also in the middle of a lookup: a lookup never gives a wrong answer
-// because of what rests in the cache. When that fails, broken says why, and
-// blobs count as unknown.
-type table struct {
+// A broken or missing file is made anew from the index files it covered, at
+// once, also in the middle of a lookup. When that fails Err says why, and blobs
+// count as unknown.
+type Table struct {
+	options Options
+
 	change sync.Mutex // held while runs are made; guards what follows
 	dir    string     // where runs are written; "" until the first
-	own    bool       // dir is private and removed by close
+	own    bool       // dir is private and removed by Close
 	want   map[kassett.ID]struct{}
 	// condemned are broken runs that stay until their content is loaded
 	// again.
@@ -57,82 +76,82 @@ type table struct {
 
 	mu     sync.RWMutex // guards what follows; never held while runs are made
 	runs   []*run       // the largest first
-	pinned []*run       // by blob sets, until close
+	pinned []*run       // by sets, until Close
 	err    error
 }
 
-// LoadIndex brings the blob table up to date with the index files of the
-// storage: it reads those that are new, and forgets what is gone. Index files
-// that are damaged are named in a [kassett.Corrupt] error; all others have been
-// loaded even then.
-func (r *Repository) LoadIndex(ctx context.Context, p *kassett.Progress) error {
-	t := &r.table
+// New returns an empty table. It touches no file before the first Update or Add.
+func New(o Options) *Table { return &Table{options: o} }
+
+// Update makes the table cover exactly these index files: it loads those that
+// are new, and forgets what is gone. Index files that are damaged are named in a
+// [kassett.Corrupt] error; all others have been loaded even then.
+func (t *Table) Update(ctx context.Context, indexes []kassett.ID, p *kassett.Progress) error {
 	t.change.Lock()
 	defer t.change.Unlock()
-	want := make(map[kassett.ID]struct{})
-	for info, err := range r.List(ctx, kassett.IndexFile) {
-		if err != nil {
-			return err
-		}
-		want[info.ID] = struct{}{}
+	t.want = make(map[kassett.ID]struct{}, len(indexes))
+	for _, id := range indexes {
+		t.want[id] = struct{}{}
 	}
-	t.want = want
-	return r.updateTable(ctx, p)
+	return t.update(ctx, p)
 }
 
-// updateTable makes the runs cover exactly the wanted index files. The caller
+// update makes the runs cover exactly the wanted index files. The caller
 // holds t.change.
-func (r *Repository) updateTable(ctx context.Context, p *kassett.Progress) error {
-	t := &r.table
-	if err := r.openCache(); err != nil {
+func (t *Table) update(ctx context.Context, p *kassett.Progress) error {
+	if err := t.openCache(); err != nil {
 		return err
 	}
 	for range maxMends {
-		damaged := r.loadMissing(ctx, p)
+		damaged := t.loadMissing(ctx, p)
 		if damaged != nil && kassett.KindOf(damaged) != kassett.Corrupt {
 			return damaged
 		}
-		r.swapRuns(t.condemned, nil)
+		t.swapRuns(t.condemned, nil)
 		t.condemned = nil
-		err := r.tidyRuns()
+		err := t.tidyRuns()
 		var bad *badRunError
 		if !errors.As(err, &bad) {
 			return errors.Join(damaged, t.setErr(err))
 		}
-		r.condemn(bad)
+		t.condemn(bad)
 	}
 	return t.setErr(errors.New("the blob table's files break as fast as they are made; its disk is failing"))
 }
 
 // setErr notes why the table cannot be trusted, or that it can.
-func (t *table) setErr(err error) error {
+func (t *Table) setErr(err error) error {
 	t.mu.Lock()
 	t.err = err
 	t.mu.Unlock()
 	return err
 }
 
-// broken returns why the table cannot be trusted, or nil.
-func (t *table) broken() error {
+// Err returns why the table cannot be trusted, or nil.
+func (t *Table) Err() error {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return t.err
 }
 
+func (t *Table) warn(err error) {
+	if t.options.Warn != nil {
+		t.options.Warn(err)
+	}
+}
+
 // openCache finds the folder for runs and opens those that rest in it.
-func (r *Repository) openCache() error {
-	t := &r.table
+func (t *Table) openCache() error {
 	if t.dir != "" {
 		return nil
 	}
-	if r.options.CacheDir != "" {
-		dir := filepath.Join(r.options.CacheDir, r.Config().ID, "blobs")
+	if dir := t.options.Dir; dir != "" {
 		err := os.MkdirAll(dir, 0o700)
 		if err == nil {
 			t.dir = dir
-			return r.openRuns()
+			return t.openRuns()
 		}
-		r.warn(fmt.Errorf("use the cache: %w; the blob table is made anew in a temporary folder", err))
+		t.warn(fmt.Errorf("use the cache: %w; the blob table is made anew in a temporary folder", err))
 	}
 	dir, err := os.MkdirTemp("", "kassett-blobs-*")
 	if err != nil {
@@ -147,8 +166,7 @@ func (r *Repository) openCache() error {
 
 // openRuns opens the runs of the cache, the largest first. One that covers what
 // a larger one covers is what a crash in the middle of a merge left behind.
-func (r *Repository) openRuns() error {
-	t := &r.table
+func (t *Table) openRuns() error {
 	entries, err := os.ReadDir(t.dir)
 	if err != nil {
 		return fmt.Errorf("read the cache: %w", err)
@@ -162,12 +180,12 @@ func (r *Repository) openRuns() error {
 			}
 			continue
 		}
-		run, err := openRun(path, r.key)
+		run, err := openRun(path, t.options.Key)
 		switch {
 		case err == nil:
 			runs = append(runs, run)
 		case !errors.Is(err, os.ErrNotExist):
-			r.warn(fmt.Errorf("read the cache, the file is made anew: %w", err))
+			t.warn(fmt.Errorf("read the cache, the file is made anew: %w", err))
 			_ = os.Remove(path) // not opened next time either
 		}
 	}
@@ -177,27 +195,27 @@ func (r *Repository) openRuns() error {
 		doubled := slices.ContainsFunc(run.indexes, func(id kassett.ID) bool { _, is := covered[id]; return is })
 		if doubled {
 			run.retired.Store(true)
-			r.warnRelease(run)
+			t.warnRelease(run)
 			continue
 		}
 		for _, id := range run.indexes {
 			covered[id] = struct{}{}
 		}
-		t.runs = append(t.runs, run)
+		t.swapRuns(nil, run)
 	}
 	return nil
 }
 
 func bySize(a, b *run) int { return cmp.Compare(b.records, a.records) }
 
-func (r *Repository) warnRelease(run *run) {
+func (t *Table) warnRelease(run *run) {
 	if err := run.release(); err != nil {
-		r.warn(fmt.Errorf("close a blob table file: %w", err))
+		t.warn(fmt.Errorf("close a blob table file: %w", err))
 	}
 }
 
 // covered returns the index files that sound runs cover.
-func (t *table) covered() map[kassett.ID]struct{} {
+func (t *Table) covered() map[kassett.ID]struct{} {
 	all := make(map[kassett.ID]struct{})
 	for _, run := range t.runs {
 		if slices.Contains(t.condemned, run) {
@@ -211,8 +229,7 @@ func (t *table) covered() map[kassett.ID]struct{} {
 }
 
 // loadMissing reads the wanted index files that no run covers, several at once.
-func (r *Repository) loadMissing(ctx context.Context, p *kassett.Progress) error {
-	t := &r.table
+func (t *Table) loadMissing(ctx context.Context, p *kassett.Progress) error {
 	covered := t.covered()
 	var missing []kassett.ID
 	for id := range t.want {
@@ -225,10 +242,10 @@ func (r *Repository) loadMissing(ctx context.Context, p *kassett.Progress) error
 	var b batch
 	var damaged error
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(max(1, r.Connections()))
+	g.SetLimit(max(1, t.options.Workers))
 	for _, id := range missing {
 		g.Go(func() error {
-			c, err := r.readIndex(ctx, id)
+			packs, err := t.options.Load(ctx, id)
 			mu.Lock()
 			defer mu.Unlock()
 			if kassett.KindOf(err) == kassett.Corrupt {
@@ -239,56 +256,40 @@ func (r *Repository) loadMissing(ctx context.Context, p *kassett.Progress) error
 				return err
 			}
 			p.Done(1, 0)
-			b.add(id, c.all())
+			b.add(id, packs)
 			if len(b.records) < batchRecords {
 				return nil
 			}
-			return r.addRun(&b)
+			return t.addRun(&b)
 		})
 	}
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	if err := r.addRun(&b); err != nil {
+	if err := t.addRun(&b); err != nil {
 		return err
 	}
 	return damaged
 }
 
-func (r *Repository) readIndex(ctx context.Context, id kassett.ID) (*indexContent, error) {
-	data, err := r.LoadUnpacked(ctx, kassett.IndexFile, id)
-	if err != nil {
-		return nil, err
-	}
-	c := new(indexContent)
-	if err := c.decode(data); err != nil {
-		return nil, &kassett.Error{
-			Op: "read", What: kassett.Handle{Kind: kassett.IndexFile, ID: id}.String(), Kind: kassett.Corrupt, Err: err,
-			Hint: "run `kassett repair index`",
-		}
-	}
-	return c, nil
-}
-
 // addRun makes a run of a batch, and empties it.
-func (r *Repository) addRun(b *batch) error {
-	t := &r.table
+func (t *Table) addRun(b *batch) error {
 	if len(b.indexes) == 0 {
 		return nil
 	}
-	run, err := b.write(t.dir, r.key)
+	run, err := b.write(t.dir, t.options.Key)
 	if err != nil && !t.own {
-		r.warn(fmt.Errorf("write the cache: %w; the blob table goes on in a temporary folder", err))
+		t.warn(fmt.Errorf("write the cache: %w; the blob table goes on in a temporary folder", err))
 		if t.dir, err = os.MkdirTemp("", "kassett-blobs-*"); err == nil {
 			t.own = true
-			run, err = b.write(t.dir, r.key)
+			run, err = b.write(t.dir, t.options.Key)
 		}
 	}
 	if err != nil {
 		return tableFailed(err)
 	}
 	b.reset()
-	r.swapRuns(nil, run)
+	t.swapRuns(nil, run)
 	return nil
 }
 
@@ -300,13 +301,12 @@ func tableFailed(err error) error {
 }
 
 // tidyRuns takes what is gone out of the runs, and merges runs of one size.
-func (r *Repository) tidyRuns() error {
-	t := &r.table
+func (t *Table) tidyRuns() error {
 	gone := t.covered()
 	maps.DeleteFunc(gone, func(id kassett.ID, _ struct{}) bool { _, wanted := t.want[id]; return wanted })
 	for _, one := range slices.Clone(t.runs) {
 		if slices.ContainsFunc(one.indexes, func(id kassett.ID) bool { _, is := gone[id]; return is }) {
-			if err := r.merge([]*run{one}, gone); err != nil {
+			if err := t.merge([]*run{one}, gone); err != nil {
 				return err
 			}
 		}
@@ -324,15 +324,15 @@ func (r *Repository) tidyRuns() error {
 		if crowded == nil {
 			return nil
 		}
-		if err := r.merge(crowded, nil); err != nil {
+		if err := t.merge(crowded, nil); err != nil {
 			return err
 		}
 	}
 }
 
 // merge puts one run in the place of several.
-func (r *Repository) merge(runs []*run, gone map[kassett.ID]struct{}) error {
-	merged, err := mergeRuns(r.table.dir, r.key, runs, gone)
+func (t *Table) merge(runs []*run, gone map[kassett.ID]struct{}) error {
+	merged, err := mergeRuns(t.dir, t.options.Key, runs, gone)
 	var bad *badRunError
 	if err != nil && !errors.As(err, &bad) {
 		return tableFailed(err)
@@ -340,22 +340,21 @@ func (r *Repository) merge(runs []*run, gone map[kassett.ID]struct{}) error {
 	if err != nil {
 		return err
 	}
-	r.swapRuns(runs, merged)
+	t.swapRuns(runs, merged)
 	return nil
 }
 
-// condemn makes updateTable load the index files of a broken run again. Until
+// condemn makes update load the index files of a broken run again. Until
 // that is done the run stays, so that no lookup finds a hole in its place.
-func (r *Repository) condemn(bad *badRunError) {
-	r.warn(fmt.Errorf("read the blob table, the file is made anew: %w", bad))
-	if t := &r.table; slices.Contains(t.runs, bad.run) && !slices.Contains(t.condemned, bad.run) {
+func (t *Table) condemn(bad *badRunError) {
+	t.warn(fmt.Errorf("read the blob table, the file is made anew: %w", bad))
+	if slices.Contains(t.runs, bad.run) && !slices.Contains(t.condemned, bad.run) {
 		t.condemned = append(t.condemned, bad.run)
 	}
 }
 
 // swapRuns puts a run, which may be nil, in the place of others.
-func (r *Repository) swapRuns(old []*run, with *run) {
-	t := &r.table
+func (t *Table) swapRuns(old []*run, with *run) {
 	t.mu.Lock()
 	runs := slices.DeleteFunc(slices.Clone(t.runs), func(x *run) bool { return slices.Contains(old, x) })
 	if with != nil {
@@ -366,42 +365,35 @@ func (r *Repository) swapRuns(old []*run, with *run) {
 	t.mu.Unlock()
 	for _, x := range old {
 		x.retired.Store(true)
-		r.warnRelease(x)
+		t.warnRelease(x)
 	}
 }
 
-// addIndex makes the table know an index file that was just written.
-func (r *Repository) addIndex(ctx context.Context, id kassett.ID, packs []indexedPack) error {
-	t := &r.table
+// Add makes the table know an index file that was just written.
+func (t *Table) Add(ctx context.Context, index kassett.ID, packs iter.Seq2[kassett.ID, []Blob]) error {
 	t.change.Lock()
 	defer t.change.Unlock()
-	if err := r.openCache(); err != nil {
+	if err := t.openCache(); err != nil {
 		return err
 	}
+	covered := t.covered()
 	if t.want == nil {
-		t.want = t.covered()
+		t.want = maps.Clone(covered)
 	}
-	if _, known := t.covered()[id]; known {
+	if _, known := covered[index]; known {
 		return nil
 	}
-	t.want[id] = struct{}{}
+	t.want[index] = struct{}{}
 	var b batch
-	b.add(id, func(yield func(kassett.ID, []Blob) bool) {
-		for _, p := range packs {
-			if !yield(p.id, p.blobs) {
-				return
-			}
-		}
-	})
-	if err := r.addRun(&b); err != nil {
+	b.add(index, packs)
+	if err := t.addRun(&b); err != nil {
 		return err
 	}
-	return r.updateTable(ctx, nil)
+	return t.update(ctx, nil)
 }
 
 // mend makes a broken run anew and reports whether it could.
-func (r *Repository) mend(err error) bool {
-	t := &r.table
+func (t *Table) mend(err error) bool {
 	var bad *badRunError
 	if !errors.As(err, &bad) {
 		return false
@@ -409,20 +401,20 @@ func (r *Repository) mend(err error) bool {
 	t.change.Lock()
 	defer t.change.Unlock()
 	if !slices.Contains(t.runs, bad.run) {
-		return t.broken() == nil // someone else has
+		return t.Err() == nil // someone else has
 	}
-	r.condemn(bad)
+	t.condemn(bad)
 	// Lookups have no context: what they ask must be answered, or other work
 	// would go on with a table that has a hole.
-	if err := r.updateTable(context.Background(), nil); err != nil { //nolint:forbidigo // see above
+	if err := t.update(context.Background(), nil); err != nil { //nolint:forbidigo // see above
 		_ = t.setErr(fmt.Errorf("make the blob table anew: %w", err))
 		return false
 	}
 	return true
 }
 
-// close gives everything back. Nothing may use the table any more.
-func (t *table) close() error {
+// Close gives everything back. Nothing may use the table any more.
+func (t *Table) Close() error {
 	t.change.Lock()
 	defer t.change.Unlock()
 	var err error
@@ -444,17 +436,17 @@ func (t *table) close() error {
 
 // ask calls fn with the runs, the largest first, until it returns true. Broken
 // runs are made anew, and fn asked again.
-func (r *Repository) ask(fn func(*run) (bool, error)) bool {
+func (t *Table) ask(fn func(*run) (bool, error)) bool {
 	for range maxMends {
-		found, err := r.table.each(fn)
-		if err == nil || !r.mend(err) {
+		found, err := t.each(fn)
+		if err == nil || !t.mend(err) {
 			return found
 		}
 	}
 	return false
 }
 
-func (t *table) each(fn func(*run) (bool, error)) (bool, error) {
+func (t *Table) each(fn func(*run) (bool, error)) (bool, error) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	for _, run := range t.runs {
@@ -465,28 +457,28 @@ func (t *table) each(fn func(*run) (bool, error)) (bool, error) {
 	return false, nil
 }
 
-// Has reports whether the repository has a blob.
-func (r *Repository) Has(h BlobHandle) bool {
-	return r.ask(func(run *run) (bool, error) {
+// Has reports whether a blob is known.
+func (t *Table) Has(h BlobHandle) bool {
+	return t.ask(func(run *run) (bool, error) {
 		_, ok, err := run.find(h)
 		return ok, err
 	})
 }
 
 // Find returns one place of a blob.
-func (r *Repository) Find(h BlobHandle) (Location, bool) {
+func (t *Table) Find(h BlobHandle) (Location, bool) {
 	var l Location
-	ok := r.ask(func(run *run) (ok bool, err error) {
+	ok := t.ask(func(run *run) (ok bool, err error) {
 		l, ok, err = run.first(h)
 		return ok, err
 	})
 	return l, ok
 }
 
-// Lookup returns all places of a blob, nil when the repository has none.
-func (r *Repository) Lookup(h BlobHandle) []Location {
+// Lookup returns all places of a blob, nil when it is not known.
+func (t *Table) Lookup(h BlobHandle) []Location {
 	var all []Location
-	r.ask(func(run *run) (bool, error) {
+	t.ask(func(run *run) (bool, error) {
 		var err error
 		all, err = run.places(all, h)
 		return false, err
@@ -501,10 +493,4 @@ func compactPlaces(all []Location) []Location {
 		return cmp.Or(a.Pack.Compare(b.Pack), cmp.Compare(a.Offset, b.Offset))
 	})
 	return slices.Compact(all)
-}
-
-// BlobSize returns the length of a blob's plaintext in bytes.
-func (r *Repository) BlobSize(h BlobHandle) (uint32, bool) {
-	l, ok := r.Find(h)
-	return l.Size(), ok
 }

@@ -1,11 +1,10 @@
-package repo
+package blobtable
 
 import (
 	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"iter"
 	"runtime/debug"
 	"slices"
 
@@ -13,7 +12,7 @@ import (
 )
 
 // pin returns the runs of this moment, each with one user more.
-func (t *table) pin() []*run {
+func (t *Table) pin() []*run {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	for _, run := range t.runs {
@@ -22,32 +21,26 @@ func (t *table) pin() []*run {
 	return t.runs
 }
 
-func (r *Repository) unpin(runs []*run) {
+func (t *Table) unpin(runs []*run) {
 	for _, run := range runs {
-		r.warnRelease(run)
+		t.warnRelease(run)
 	}
 }
 
-// Blobs yields every place of every blob, in the order of blob IDs; data comes
-// before a tree of the same ID, then pack and offset decide. What is saved
-// meanwhile may be left out. Should the table break and not be made anew, it
-// ends early; the next [Repository.LoadIndex] says why.
-func (r *Repository) Blobs() iter.Seq[Location] {
-	return func(yield func(Location) bool) { _ = r.eachPlace(yield) }
-}
-
-// eachPlace is Blobs, with the error that ended it early.
-func (r *Repository) eachPlace(yield func(Location) bool) error {
+// Each yields every place of every blob, each once, in the order of blob IDs;
+// data comes before a tree of the same ID, then pack and offset decide. What is
+// added meanwhile may be left out. An error says that not all have come.
+func (t *Table) Each(yield func(Location) bool) error {
 	s := placeStream{yield: yield}
 	for range maxMends {
-		runs := r.table.pin()
+		runs := t.pin()
 		err := s.read(runs)
-		r.unpin(runs)
-		if err == nil || !r.mend(err) {
+		t.unpin(runs)
+		if err == nil || !t.mend(err) {
 			return err
 		}
 	}
-	return r.table.broken()
+	return t.Err()
 }
 
 // placeStream yields places by handle. When a run breaks it goes on behind the
@@ -124,20 +117,20 @@ const packGroup = 16 << 20
 // with its blobs by offset, valid during fn only. It takes about 24 bytes of
 // memory for each pack, and 8 for each blob up to 128 MiB. An error of fn ends
 // it and is returned.
-func (r *Repository) ByPack(fn func(pack kassett.ID, blobs []Blob) error) error {
+func (t *Table) ByPack(fn func(pack kassett.ID, blobs []Blob) error) error {
 	s := packStream{fn: fn}
 	for range maxMends {
-		runs := r.table.pin()
+		runs := t.pin()
 		err := s.read(runs)
-		r.unpin(runs)
+		t.unpin(runs)
 		if s.failed != nil {
 			return s.failed
 		}
-		if err == nil || !r.mend(err) {
+		if err == nil || !t.mend(err) {
 			return err
 		}
 	}
-	return r.table.broken()
+	return t.Err()
 }
 
 // packStream yields packs by ID. When a run breaks it goes on behind the last

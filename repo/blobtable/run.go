@@ -1,4 +1,4 @@
-package repo
+package blobtable
 
 import (
 	"bytes"
@@ -116,10 +116,11 @@ func (e *badRunError) Unwrap() error { return e.err }
 
 var errPage = errors.New("a page is not what was written")
 
-// runTags makes the key that tags the pages of one run. The tag is a GMAC
+// runTags makes, of the secret of the table, the key that tags the pages of one
+// run. The tag is a GMAC
 // (NIST SP 800-38D); the nonce is the number of the page.
-func runTags(key *sealKey, id []byte) (cipher.AEAD, error) {
-	k, err := hkdf.Key(sha256.New, key.secret[:], id, "kassett blob table", 32)
+func runTags(key []byte, id []byte) (cipher.AEAD, error) {
+	k, err := hkdf.Key(sha256.New, key, id, "kassett blob table", 32)
 	if err != nil {
 		return nil, err
 	}
@@ -137,7 +138,7 @@ func pageNonce(page uint64) []byte {
 func pages(n uint64, perPage uint64) uint64 { return (n + perPage - 1) / perPage }
 
 // openRun maps a run file and reads its header and the list of index files.
-func openRun(path string, key *sealKey) (r *run, err error) {
+func openRun(path string, key []byte) (r *run, err error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err

@@ -1,4 +1,4 @@
-package repo
+package blobtable
 
 import (
 	"cmp"
@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -17,15 +19,98 @@ import (
 	"pgregory.net/rapid"
 
 	"kassett"
-	"kassett/storage/storagetest"
 )
 
-// model is what the table must say, kept in plain maps.
-type model map[kassett.ID][]indexedPack // by index file
+// testPack is a pack of an index file.
+type testPack struct {
+	id    kassett.ID
+	blobs []Blob
+}
 
-func (m model) places() map[BlobHandle][]Location {
+// shelf is the index files of a repository, and what the table must say of them,
+// kept in plain maps. It is safe for many goroutines.
+type shelf struct {
+	mu    sync.Mutex
+	files map[kassett.ID][]testPack
+	reads int
+	away  error // why nothing can be read
+	made  int
+}
+
+// put adds an index file.
+func (s *shelf) put(packs []testPack) kassett.ID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.made++
+	id := kassett.Hash(fmt.Append(nil, "index", s.made))
+	if s.files == nil {
+		s.files = make(map[kassett.ID][]testPack)
+	}
+	s.files[id] = packs
+	return id
+}
+
+func (s *shelf) ids() []kassett.ID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.SortedFunc(maps.Keys(s.files), kassett.ID.Compare)
+}
+
+// load is what the table reads index files with.
+func (s *shelf) load(_ context.Context, id kassett.ID) (iter.Seq2[kassett.ID, []Blob], error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reads++
+	packs, ok := s.files[id]
+	switch {
+	case s.away != nil:
+		return nil, s.away
+	case !ok:
+		return nil, &kassett.Error{Op: "read index", What: id.String(), Kind: kassett.NotFound}
+	}
+	return all(packs), nil
+}
+
+func all(packs []testPack) iter.Seq2[kassett.ID, []Blob] {
+	return func(yield func(kassett.ID, []Blob) bool) {
+		for _, p := range packs {
+			if !yield(p.id, p.blobs) {
+				return
+			}
+		}
+	}
+}
+
+// open opens the table of the shelf in a cache.
+func (s *shelf) open(cache string) *Table {
+	return New(Options{Dir: cache, Key: idA[:], Load: s.load, Workers: 3})
+}
+
+// table opens the table of the shelf for one test.
+func (s *shelf) table(t testing.TB, cache string) *Table {
+	t.Helper()
+	table := s.open(cache)
+	t.Cleanup(func() {
+		if err := table.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return table
+}
+
+// update brings a table up to date.
+func (s *shelf) update(t require, table *Table) {
+	t.Helper()
+	if err := table.Update(context.Background(), s.ids(), nil); err != nil {
+		t.Fatalf("Update: %v", err)
+	}
+}
+
+func (s *shelf) places() map[BlobHandle][]Location {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	all := make(map[BlobHandle][]Location)
-	for _, packs := range m {
+	for _, packs := range s.files {
 		for _, p := range packs {
 			for _, b := range p.blobs {
 				all[b.BlobHandle] = append(all[b.BlobHandle], Location{p.id, b})
@@ -38,27 +123,18 @@ func (m model) places() map[BlobHandle][]Location {
 	return all
 }
 
-// putIndex stores an index file.
-func putIndex(t testing.TB, r *Repository, packs []indexedPack) kassett.ID {
-	t.Helper()
-	var b indexBuilder
-	for _, p := range packs {
-		b.add(p)
-	}
-	id, err := r.SaveUnpacked(context.Background(), kassett.IndexFile, b.bytes())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return id
-}
+var (
+	idA = kassett.Hash([]byte("a"))
+	idC = kassett.Hash([]byte("c"))
+)
 
 // numberedID is an ID like a hash, of a number.
 func numberedID(n int) kassett.ID { return kassett.Hash(binary.BigEndian.AppendUint64(nil, uint64(n))) }
 
 // somePacks makes packs with numbered blobs.
-func somePacks(firstPack, packs, firstBlob, blobs int) (all []indexedPack) {
+func somePacks(firstPack, packs, firstBlob, blobs int) (all []testPack) {
 	for i := range packs {
-		p := indexedPack{id: numberedID(-1 - firstPack - i)}
+		p := testPack{id: numberedID(-1 - firstPack - i)}
 		at := uint32(0)
 		for j := range blobs {
 			n := firstBlob + i*blobs + j
@@ -71,8 +147,8 @@ func somePacks(firstPack, packs, firstBlob, blobs int) (all []indexedPack) {
 	return all
 }
 
-// compareTable holds every way of asking the table against the model.
-func compareTable(t require, r *Repository, m model) {
+// compare holds every way of asking the table against the model.
+func compare(t require, r *Table, m *shelf) {
 	t.Helper()
 	places := m.places()
 	for h, want := range places {
@@ -81,9 +157,6 @@ func compareTable(t require, r *Repository, m model) {
 		}
 		if l, ok := r.Find(h); !ok || !slices.Contains(want, l) {
 			t.Fatalf("Find(%v) = %v, %v; want one of %v", h, l, ok, want)
-		}
-		if size, ok := r.BlobSize(h); !ok || !slices.ContainsFunc(want, func(l Location) bool { return l.Size() == size }) {
-			t.Fatalf("BlobSize(%v) = %d, %v", h, size, ok)
 		}
 		other := BlobHandle{h.Type ^ 1, h.ID}
 		if _, is := places[other]; r.Has(other) != is {
@@ -102,8 +175,8 @@ func compareTable(t require, r *Repository, m model) {
 		return cmp.Or(a.ID.Compare(b.ID), cmp.Compare(a.Type, b.Type), a.Pack.Compare(b.Pack), cmp.Compare(a.Offset, b.Offset))
 	})
 	var got []Location
-	if err := r.eachPlace(func(l Location) bool { got = append(got, l); return true }); err != nil || !slices.Equal(got, all) {
-		t.Fatalf("eachPlace gave %d places, want %d; %v", len(got), len(all), err)
+	if err := r.Each(func(l Location) bool { got = append(got, l); return true }); err != nil || !slices.Equal(got, all) {
+		t.Fatalf("Each gave %d places, want %d; %v", len(got), len(all), err)
 	}
 	slices.SortFunc(all, func(a, b Location) int {
 		return cmp.Or(a.Pack.Compare(b.Pack), cmp.Compare(a.Offset, b.Offset), a.ID.Compare(b.ID), cmp.Compare(a.Type, b.Type))
@@ -126,71 +199,45 @@ type require interface {
 	Fatalf(format string, args ...any)
 }
 
-func TestTableProperty(t *testing.T) {
+func TestProperty(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		cache, err := os.MkdirTemp(t.TempDir(), "") //nolint:usetesting // one for each try of rapid
 		if err != nil {
 			t.Fatal(err)
 		}
-		st := storagetest.NewMemory()
-		r, err := Init(context.Background(), st, testPassword, InitOptions{Scrypt: Scrypt{N: 16, R: 1, P: 1}, Options: Options{CacheDir: cache}})
-		if err != nil {
-			rt.Fatal(err)
-		}
+		m := &shelf{}
+		r := m.open(cache)
 		defer func() { _ = r.Close() }()
-		m := model{}
-		packs := func() []indexedPack {
+		packs := func() []testPack {
 			// Few numbers, so that blobs and packs come again.
 			return somePacks(rapid.IntRange(0, 20).Draw(rt, "pack"), rapid.IntRange(0, 5).Draw(rt, "packs"),
 				rapid.IntRange(0, 300).Draw(rt, "blob"), rapid.IntRange(1, 60).Draw(rt, "blobs"))
 		}
-		some := func() kassett.ID {
-			ids := slices.SortedFunc(keysOf(m), kassett.ID.Compare)
-			if len(ids) == 0 {
-				rt.Skip("no index file")
-			}
-			return rapid.SampledFrom(ids).Draw(rt, "index")
-		}
-		load := func() {
-			if err := r.LoadIndex(context.Background(), nil); err != nil {
-				rt.Fatal(err)
-			}
-		}
 		rt.Repeat(map[string]func(*rapid.T){
 			"written by another": func(rt *rapid.T) {
-				if p := packs(); len(p) > 0 {
-					m[putIndex(t, r, p)] = p
-					load()
-				}
+				m.put(packs())
+				m.update(rt, r)
 			},
 			"written by us": func(rt *rapid.T) {
 				p := packs()
-				if len(p) == 0 {
-					rt.Skip("nothing")
-				}
-				id := putIndex(t, r, p)
-				if err := r.addIndex(context.Background(), id, p); err != nil {
+				if err := r.Add(context.Background(), m.put(p), all(p)); err != nil {
 					rt.Fatal(err)
 				}
-				m[id] = p
 			},
 			"removed": func(rt *rapid.T) {
-				id := some()
-				if err := r.Delete(context.Background(), kassett.IndexFile, id); err != nil {
-					rt.Fatal(err)
+				if len(m.files) == 0 {
+					rt.Skip("no index file")
 				}
-				delete(m, id)
-				load()
+				delete(m.files, rapid.SampledFrom(m.ids()).Draw(rt, "index"))
+				m.update(rt, r)
 			},
 			"opened again": func(rt *rapid.T) {
 				if err := r.Close(); err != nil {
 					rt.Fatal(err)
 				}
-				if r, err = Open(context.Background(), st, testPassword, Options{CacheDir: cache}); err != nil {
-					rt.Fatal(err)
-				}
-				load()
+				r = m.open(cache)
+				m.update(rt, r)
 			},
 			"a cache file removed": func(rt *rapid.T) {
 				files := runFiles(t, cache)
@@ -201,83 +248,58 @@ func TestTableProperty(t *testing.T) {
 					rt.Fatal(err)
 				}
 			},
-			"": func(rt *rapid.T) { compareTable(rt, r, m) },
+			"": func(rt *rapid.T) { compare(rt, r, m) },
 		})
 	})
 }
 
-func keysOf(m model) func(func(kassett.ID) bool) {
-	return func(yield func(kassett.ID) bool) {
-		for id := range m {
-			if !yield(id) {
-				return
-			}
-		}
-	}
-}
-
 func runFiles(t testing.TB, cache string) []string {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(cache, "*", "blobs", "*"+runSuffix))
+	files, err := filepath.Glob(filepath.Join(cache, "*"+runSuffix))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return files
 }
 
-// TestTableWarm holds an open of a warm cache to reading no index file.
-func TestTableWarm(t *testing.T) {
+// TestWarm holds an open of a warm cache to reading new index files only.
+func TestWarm(t *testing.T) {
 	t.Parallel()
-	st := storagetest.NewTracing(storagetest.NewMemory())
 	cache := t.TempDir()
-	r := memoryRepo(t, st, cache)
-	m := model{}
+	m := &shelf{}
 	for i := range 10 {
-		p := somePacks(10*i, 10, 1000*i, 100)
-		m[putIndex(t, r, p)] = p
+		m.put(somePacks(10*i, 10, 1000*i, 100))
 	}
 	for i, want := range []int{10, 0, 1} {
-		again, err := Open(t.Context(), st, testPassword, Options{CacheDir: cache})
-		if err != nil {
-			t.Fatal(err)
-		}
 		if i == 2 {
-			p := somePacks(500, 1, 0, 3)
-			m[putIndex(t, r, p)] = p
+			m.put(somePacks(500, 1, 0, 3))
 		}
-		before := len(indexReads(st))
-		if err := again.LoadIndex(t.Context(), nil); err != nil {
-			t.Fatal(err)
+		m.reads = 0
+		r := m.open(cache)
+		m.update(t, r)
+		if m.reads != want {
+			t.Errorf("open %d read %d index files, want %d", i, m.reads, want)
 		}
-		if n := len(indexReads(st)) - before; n != want {
-			t.Errorf("load %d read %d index files, want %d", i, n, want)
-		}
-		compareTable(t, again, m)
-		if err := again.Close(); err != nil {
+		compare(t, r, m)
+		if err := r.Close(); err != nil {
 			t.Fatal(err)
 		}
 	}
 }
 
-func indexReads(st *storagetest.Tracing) []storagetest.Call {
-	return slices.DeleteFunc(st.Calls(storagetest.Get), func(c storagetest.Call) bool { return c.Handle.Kind != kassett.IndexFile })
-}
-
-// TestTableGrowth holds the table to few runs, and to writing each record a few
+// TestGrowth holds the table to few runs, and to writing each record a few
 // times only, however many index files come one by one.
-func TestTableGrowth(t *testing.T) {
+func TestGrowth(t *testing.T) {
 	t.Parallel()
 	cache := t.TempDir()
-	r := memoryRepo(t, storagetest.NewMemory(), cache)
+	m := &shelf{}
+	r := m.table(t, cache)
 	const files, perFile = 100, 1000
-	m := model{}
 	var written int64
 	seen := make(map[string]bool)
 	for i := range files {
 		p := somePacks(i, 1, i*perFile, perFile)
-		id := putIndex(t, r, p)
-		m[id] = p
-		if err := r.addIndex(t.Context(), id, p); err != nil {
+		if err := r.Add(t.Context(), m.put(p), all(p)); err != nil {
 			t.Fatal(err)
 		}
 		for _, f := range runFiles(t, cache) {
@@ -287,25 +309,25 @@ func TestTableGrowth(t *testing.T) {
 			}
 		}
 	}
-	if n := len(r.table.runs); n > 3*runsPerLevel {
+	if n := len(r.runs); n > 3*runsPerLevel {
 		t.Errorf("%d runs", n)
 	}
-	if n := len(runFiles(t, cache)); n != len(r.table.runs) {
-		t.Errorf("%d files for %d runs", n, len(r.table.runs))
+	if n := len(runFiles(t, cache)); n != len(r.runs) {
+		t.Errorf("%d files for %d runs", n, len(r.runs))
 	}
 	if once := int64(files * perFile * recordWidth); written > 6*once {
 		t.Errorf("wrote %d bytes for %d bytes of records", written, once)
 	}
-	compareTable(t, r, m)
+	compare(t, r, m)
 }
 
-// TestTableChosenIDs looks up IDs that nobody would get by hashing.
-func TestTableChosenIDs(t *testing.T) {
+// TestChosenIDs looks up IDs that nobody would get by hashing.
+func TestChosenIDs(t *testing.T) {
 	t.Parallel()
-	r := memoryRepo(t, storagetest.NewMemory(), "")
-	m := model{}
+	m := &shelf{}
+	r := m.table(t, "")
 	for i := range 3 {
-		p := indexedPack{id: numberedID(-1 - i)}
+		p := testPack{id: numberedID(-1 - i)}
 		for n := range 3000 {
 			var id kassett.ID
 			switch i {
@@ -318,26 +340,20 @@ func TestTableChosenIDs(t *testing.T) {
 			}
 			p.blobs = append(p.blobs, Blob{BlobHandle{DataBlob, id}, uint32(n * 40), 40, 0})
 		}
-		m[putIndex(t, r, []indexedPack{p})] = []indexedPack{p}
+		m.put([]testPack{p})
 	}
-	if err := r.LoadIndex(t.Context(), nil); err != nil {
-		t.Fatal(err)
-	}
-	compareTable(t, r, m)
+	m.update(t, r)
+	compare(t, r, m)
 }
 
-// TestTableDamagedAtRest changes one place of a cache file at a time, of every
+// TestDamagedAtRest changes one place of a cache file at a time, of every
 // kind, and opens it: the table must say the same as ever.
-func TestTableDamagedAtRest(t *testing.T) {
+func TestDamagedAtRest(t *testing.T) {
 	t.Parallel()
 	cache := t.TempDir()
-	st := storagetest.NewMemory()
-	r := memoryRepo(t, st, cache)
-	p := somePacks(0, 150, 0, 4)
-	m := model{putIndex(t, r, p): p}
-	if err := r.LoadIndex(t.Context(), nil); err != nil {
-		t.Fatal(err)
-	}
+	m := &shelf{}
+	m.put(somePacks(0, 150, 0, 4))
+	m.update(t, m.table(t, cache))
 	file := runFiles(t, cache)[0]
 	good, err := os.ReadFile(file)
 	if err != nil {
@@ -381,14 +397,10 @@ func TestTableDamagedAtRest(t *testing.T) {
 			t.Fatal(err)
 		}
 		warned := 0
-		again, err := Open(t.Context(), st, testPassword, Options{CacheDir: cache, Warn: func(error) { warned++ }})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := again.LoadIndex(t.Context(), nil); err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
-		compareTable(t, again, m)
+		again := m.open(cache)
+		again.options.Warn = func(error) { warned++ }
+		m.update(t, again)
+		compare(t, again, m)
 		if warned == 0 {
 			t.Errorf("%s: nobody was told", name)
 		}
@@ -402,11 +414,11 @@ func TestTableDamagedAtRest(t *testing.T) {
 func foreignRun(t *testing.T) []byte {
 	t.Helper()
 	cache := t.TempDir()
-	r := memoryRepo(t, storagetest.NewMemory(), cache)
-	putIndex(t, r, somePacks(0, 150, 7, 4))
-	if err := r.LoadIndex(t.Context(), nil); err != nil {
-		t.Fatal(err)
-	}
+	m := &shelf{}
+	m.put(somePacks(0, 150, 7, 4))
+	r := m.table(t, cache)
+	r.options.Key = idC[:]
+	m.update(t, r)
 	b, err := os.ReadFile(runFiles(t, cache)[0])
 	if err != nil {
 		t.Fatal(err)
@@ -414,20 +426,18 @@ func foreignRun(t *testing.T) []byte {
 	return b
 }
 
-// TestTableCutWhileMapped cuts the cache files under an open table, which makes
+// TestCutWhileMapped cuts the cache files under an open table, which makes
 // every touch of a lost page a fault.
-func TestTableCutWhileMapped(t *testing.T) {
+func TestCutWhileMapped(t *testing.T) {
 	t.Parallel()
 	for _, keep := range []int64{0, pageSize, 3 * pageSize} {
 		t.Run(fmt.Sprint(keep), func(t *testing.T) {
 			t.Parallel()
 			cache := t.TempDir()
-			r := memoryRepo(t, storagetest.NewMemory(), cache)
-			p := somePacks(0, 30, 0, 100)
-			m := model{putIndex(t, r, p): p}
-			if err := r.LoadIndex(t.Context(), nil); err != nil {
-				t.Fatal(err)
-			}
+			m := &shelf{}
+			m.put(somePacks(0, 30, 0, 100))
+			r := m.table(t, cache)
+			m.update(t, r)
 			cut := func() {
 				for _, f := range runFiles(t, cache) {
 					if err := os.Truncate(f, keep); err != nil {
@@ -435,7 +445,7 @@ func TestTableCutWhileMapped(t *testing.T) {
 					}
 				}
 			}
-			set := r.NewBlobSet()
+			set := r.NewSet()
 			for h := range m.places() {
 				set.Add(h)
 			}
@@ -455,16 +465,16 @@ func TestTableCutWhileMapped(t *testing.T) {
 			if set.Err() == nil {
 				t.Error("the set does not say that its files broke")
 			}
-			compareTable(t, r, m)
+			compare(t, r, m)
 			cut()
 			n := 0
-			if err := r.eachPlace(func(Location) bool {
+			if err := r.Each(func(Location) bool {
 				if n++; n == 100 {
 					cut()
 				}
 				return true
 			}); err != nil || n != 3000 {
-				t.Errorf("eachPlace gave %d places, want 3000; %v", n, err)
+				t.Errorf("Each gave %d places, want 3000; %v", n, err)
 			}
 			n = 0
 			if err := r.ByPack(func(_ kassett.ID, blobs []Blob) error {
@@ -479,44 +489,33 @@ func TestTableCutWhileMapped(t *testing.T) {
 	}
 }
 
-// TestTableCannotMend breaks the cache while the storage is away: blobs count as
-// unknown then, and whoever reads or writes is told why.
-func TestTableCannotMend(t *testing.T) {
+// TestCannotMend breaks the cache while the storage is away: blobs count as
+// unknown then, and the table says why, until it can be made anew.
+func TestCannotMend(t *testing.T) {
 	t.Parallel()
-	away := false
-	errAway := errors.New("cable pulled")
-	st := storagetest.NewFailing(storagetest.NewMemory(), func(c storagetest.Call) *storagetest.Fault {
-		if away && c.Op == storagetest.Get {
-			return &storagetest.Fault{Err: errAway}
-		}
-		return nil
-	})
 	cache := t.TempDir()
-	r := memoryRepo(t, st, cache)
+	m := &shelf{}
 	p := somePacks(0, 3, 0, 10)
-	m := model{putIndex(t, r, p): p}
-	if err := r.LoadIndex(t.Context(), nil); err != nil {
-		t.Fatal(err)
-	}
+	m.put(p)
+	r := m.table(t, cache)
+	m.update(t, r)
 	flipByte(t, runFiles(t, cache)[0], 3*pageSize+5)
-	away = true
-	h := p[0].blobs[0].BlobHandle
-	if r.Has(h) {
+	m.away = errors.New("cable pulled")
+	if r.Has(p[0].blobs[0].BlobHandle) {
 		t.Error("a blob is known by a page that does not match its tag")
 	}
-	if _, err := r.LoadBlob(t.Context(), h, nil); !errors.Is(err, errAway) {
-		t.Errorf("LoadBlob: %v, want the reason why the table is broken", err)
+	if err := r.Err(); !errors.Is(err, m.away) {
+		t.Errorf("Err: %v", err)
 	}
-	w := r.NewWriter(t.Context(), WriterOptions{})
-	if _, err := w.Save(t.Context(), DataBlob, []byte("x")); !errors.Is(err, errAway) {
-		t.Errorf("Save: %v, want the reason why the table is broken", err)
+	if err := r.Each(func(Location) bool { return true }); err == nil {
+		t.Error("Each says that it gave all")
 	}
-	w.Abort()
-	away = false
-	if err := r.LoadIndex(t.Context(), nil); err != nil {
-		t.Fatal(err)
+	if err := r.ByPack(func(kassett.ID, []Blob) error { return nil }); err == nil {
+		t.Error("ByPack says that it gave all")
 	}
-	compareTable(t, r, m)
+	m.away = nil
+	m.update(t, r)
+	compare(t, r, m)
 }
 
 func flipByte(t *testing.T, file string, at int64) {
@@ -536,28 +535,21 @@ func flipByte(t *testing.T, file string, at int64) {
 	}
 }
 
-// TestTableShared lets several repositories load, write and merge in one cache
-// at the same time.
-func TestTableShared(t *testing.T) {
+// TestShared lets several tables load, add and merge in one cache at the same
+// time.
+func TestShared(t *testing.T) {
 	t.Parallel()
 	cache := t.TempDir()
-	st := storagetest.NewMemory()
-	first := memoryRepo(t, st, cache)
-	m := model{}
+	m := &shelf{}
 	for i := range 8 {
-		p := somePacks(i, 1, 100*i, 100)
-		m[putIndex(t, first, p)] = p
+		m.put(somePacks(i, 1, 100*i, 100))
 	}
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {
 			for range 5 {
-				r, err := Open(t.Context(), st, testPassword, Options{CacheDir: cache})
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				if err := r.LoadIndex(t.Context(), nil); err != nil {
+				r := m.open(cache)
+				if err := r.Update(t.Context(), m.ids(), nil); err != nil {
 					t.Error(err)
 				}
 				for h := range m.places() {
@@ -573,57 +565,68 @@ func TestTableShared(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if err := first.LoadIndex(t.Context(), nil); err != nil {
-		t.Fatal(err)
-	}
-	compareTable(t, first, m)
+	r := m.table(t, cache)
+	m.update(t, r)
+	compare(t, r, m)
 }
 
-// TestTableNames holds LoadIndex to naming each damaged index file and loading
-// the others.
-func TestTableNames(t *testing.T) {
+// TestDamagedIndex holds Update to loading all other index files.
+func TestDamagedIndex(t *testing.T) {
 	t.Parallel()
-	st := storagetest.NewMemory()
-	r := memoryRepo(t, st, "")
-	p := somePacks(0, 3, 0, 10)
-	m := model{putIndex(t, r, p): p}
-	bad, err := r.SaveUnpacked(t.Context(), kassett.IndexFile, indexOf(fmt.Sprintf(`{"id":"%s","type":"data","offset":4294967290,"length":40}`, idB)))
-	if err != nil {
-		t.Fatal(err)
+	m := &shelf{}
+	m.put(somePacks(0, 3, 0, 10))
+	r := m.table(t, "")
+	load := r.options.Load
+	bad := []kassett.ID{numberedID(1), numberedID(2)}
+	r.options.Load = func(ctx context.Context, id kassett.ID) (iter.Seq2[kassett.ID, []Blob], error) {
+		if slices.Contains(bad, id) {
+			return nil, &kassett.Error{Op: "read index", What: id.String(), Kind: kassett.Corrupt}
+		}
+		return load(ctx, id)
 	}
-	noJSON := kassett.Hash([]byte("no index"))
-	if err := st.Put(t.Context(), kassett.Handle{Kind: kassett.IndexFile, ID: noJSON}, kassett.BytesBody([]byte("no index"), noJSON)); err != nil {
-		t.Fatal(err)
-	}
-	err = r.LoadIndex(t.Context(), nil)
-	if kassett.KindOf(err) != kassett.Corrupt || kassett.HintOf(err) == "" {
-		t.Fatalf("LoadIndex: %v, want a Corrupt error with a hint", err)
-	}
-	for _, id := range []kassett.ID{bad, noJSON} {
-		if !strings.Contains(err.Error(), id.String()) {
-			t.Errorf("%v does not name index file %s", err, id)
+	err := r.Update(t.Context(), append(m.ids(), bad...), nil)
+	for _, id := range bad {
+		if kassett.KindOf(err) != kassett.Corrupt || !strings.Contains(err.Error(), id.String()) {
+			t.Errorf("%v is not a Corrupt error that names index file %s", err, id)
 		}
 	}
-	compareTable(t, r, m)
+	compare(t, r, m)
+}
+
+// TestUnwritableCache holds the table to working without its cache.
+func TestUnwritableCache(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m := &shelf{}
+	m.put(somePacks(0, 3, 0, 10))
+	r := m.table(t, filepath.Join(file, "below"))
+	warned := 0
+	r.options.Warn = func(error) { warned++ }
+	m.update(t, r)
+	if warned == 0 {
+		t.Error("nobody was told")
+	}
+	compare(t, r, m)
+	dir := r.dir
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the temporary folder is still there: %v", err)
+	}
 }
 
 // FuzzRun opens run files with anything in the place of pages: a lookup gives
 // the right answer or an error.
 func FuzzRun(f *testing.F) {
 	dir := f.TempDir()
-	key, err := newSealKey(slices.Concat(idA[:], idB[:]))
-	if err != nil {
-		f.Fatal(err)
-	}
+	key := idA[:]
 	packs := somePacks(0, 20, 0, 20)
 	var b batch
-	b.add(idC, func(yield func(kassett.ID, []Blob) bool) {
-		for _, p := range packs {
-			if !yield(p.id, p.blobs) {
-				return
-			}
-		}
-	})
+	b.add(idC, all(packs))
 	r, err := b.write(dir, key)
 	if err != nil {
 		f.Fatal(err)

@@ -1,14 +1,14 @@
-package repo
+package blobtable
 
 import (
 	"sync"
 	"sync/atomic"
 )
 
-// BlobSet is a set of blobs: one bit for each record that the blob table had
+// Set is a set of blobs: one bit for each record that the blob table had
 // when the set was made, and a map for the few others. Its methods are safe for
-// many goroutines. It must not be used after its repository is closed.
-type BlobSet struct {
+// many goroutines. It must not be used after its table is closed.
+type Set struct {
 	runs []*run
 	bits [][]atomic.Uint32 // by run and position
 	size atomic.Int64
@@ -18,14 +18,14 @@ type BlobSet struct {
 	others map[BlobHandle]struct{} // those in none of the runs
 }
 
-// NewBlobSet returns an empty set. It takes an eighth of a byte for each record
+// NewSet returns an empty set. It takes an eighth of a byte for each record
 // of the blob table, and keeps the table's present files mapped until the
-// repository is closed.
-func (r *Repository) NewBlobSet() *BlobSet {
-	s := &BlobSet{runs: r.table.pin(), others: make(map[BlobHandle]struct{})}
-	r.table.mu.Lock()
-	r.table.pinned = append(r.table.pinned, s.runs...)
-	r.table.mu.Unlock()
+// table is closed.
+func (t *Table) NewSet() *Set {
+	s := &Set{runs: t.pin(), others: make(map[BlobHandle]struct{})}
+	t.mu.Lock()
+	t.pinned = append(t.pinned, s.runs...)
+	t.mu.Unlock()
 	for _, one := range s.runs {
 		s.bits = append(s.bits, make([]atomic.Uint32, one.records/32+1))
 	}
@@ -34,7 +34,7 @@ func (r *Repository) NewBlobSet() *BlobSet {
 
 // bit returns the word and the mask that stand for a blob; nil when it is in
 // none of the runs.
-func (s *BlobSet) bit(h BlobHandle) (*atomic.Uint32, uint32, error) {
+func (s *Set) bit(h BlobHandle) (*atomic.Uint32, uint32, error) {
 	for i, one := range s.runs {
 		pos, ok, err := one.find(h)
 		if err != nil {
@@ -48,10 +48,10 @@ func (s *BlobSet) bit(h BlobHandle) (*atomic.Uint32, uint32, error) {
 	return nil, 0, nil
 }
 
-func (s *BlobSet) fail(err error) { s.err.CompareAndSwap(nil, &err) }
+func (s *Set) fail(err error) { s.err.CompareAndSwap(nil, &err) }
 
 // Add adds a blob and reports whether it was not in the set before.
-func (s *BlobSet) Add(h BlobHandle) (added bool) {
+func (s *Set) Add(h BlobHandle) (added bool) {
 	word, mask, err := s.bit(h)
 	switch {
 	case err != nil:
@@ -72,7 +72,7 @@ func (s *BlobSet) Add(h BlobHandle) (added bool) {
 }
 
 // Has reports whether a blob is in the set.
-func (s *BlobSet) Has(h BlobHandle) bool {
+func (s *Set) Has(h BlobHandle) bool {
 	word, mask, err := s.bit(h)
 	switch {
 	case err != nil:
@@ -87,7 +87,7 @@ func (s *BlobSet) Has(h BlobHandle) bool {
 }
 
 // Delete takes a blob out, if it is in.
-func (s *BlobSet) Delete(h BlobHandle) {
+func (s *Set) Delete(h BlobHandle) {
 	word, mask, err := s.bit(h)
 	was := false
 	switch {
@@ -106,12 +106,12 @@ func (s *BlobSet) Delete(h BlobHandle) {
 }
 
 // Len returns the number of blobs in the set.
-func (s *BlobSet) Len() int { return int(s.size.Load()) }
+func (s *Set) Len() int { return int(s.size.Load()) }
 
 // Err returns nil unless the files under the set broke while it was in use.
 // Then Add and Has have answered true where they could not know, which keeps
 // blobs rather than loses them, and whoever deletes by the set must not.
-func (s *BlobSet) Err() error {
+func (s *Set) Err() error {
 	if err := s.err.Load(); err != nil {
 		return *err
 	}
