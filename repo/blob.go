@@ -7,13 +7,17 @@ import (
 	"kassett/repo/blobtable"
 )
 
-// What a blob is called and where it rests; see package blobtable.
-type (
-	BlobType   = blobtable.BlobType
-	BlobHandle = blobtable.BlobHandle
-	Blob       = blobtable.Blob
-	Location   = blobtable.Location
-)
+// BlobType says what a blob holds.
+type BlobType = blobtable.BlobType
+
+// BlobHandle names a blob. The same bytes as data and as tree are two blobs.
+type BlobHandle = blobtable.BlobHandle
+
+// Blob describes one blob in a pack.
+type Blob = blobtable.Blob
+
+// Location is where a blob rests.
+type Location = blobtable.Location
 
 // BlobSet is a set of blobs: a bit for each blob that the repository knew when
 // the set was made, and a map for others.
