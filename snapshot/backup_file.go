@@ -74,8 +74,8 @@ type part struct {
 	ids   []kassett.ID
 }
 
-// smallRead is up to how many bytes a file of unknown fate is read whole: a
-// chunk of the content cut is never shorter unless the file ends.
+// smallRead is the size, in bytes, up to which a file is read whole and nobody
+// looks for a cut: the content cut makes none before it.
 const smallRead = minCut
 
 // readFile reads, cuts and saves a file. The file that cannot be read is named
@@ -203,7 +203,7 @@ func (w *worker) readLarge(ctx context.Context, j *fileJob, c kassett.Content, h
 	case kassett.CutWhole:
 		l.piece = kassett.MaxBlob
 	case kassett.CutPage:
-		l.piece = int(cut.Page)
+		l.piece = min(int(cut.Page), kassett.MaxBlob)
 	}
 	for {
 		if err := ctx.Err(); err != nil {

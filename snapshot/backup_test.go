@@ -622,3 +622,25 @@ func (s deepSource) List(_ context.Context, dir string) ([]kassett.Entry, error)
 	}
 	return []kassett.Entry{{Name: "d", Type: kassett.Dir}}, nil
 }
+
+// TestStrangeCuts: a source that asks for pages no one can have is served as
+// well as can be, and does not stop the backup.
+func TestStrangeCuts(t *testing.T) {
+	t.Parallel()
+	r, _ := memoryRepo(t)
+	for _, page := range []uint32{0, 1, 12 << 10, 3 << 20, 1 << 31} {
+		src := newTreeSource()
+		src.add("file", testBytes(uint64(page), 1<<20+1))
+		src.add("large", testBytes(9, 9<<20))
+		if page == 1 { // a page of one byte makes as many blobs as there are bytes
+			src = newTreeSource()
+			src.add("file", []byte("some bytes"))
+		}
+		for path, e := range src.entries {
+			e.Cut = kassett.Cut{Kind: kassett.CutPage, Page: page}
+			src.entries[path] = e
+		}
+		sn := backUp(t, r, src, snapshot.BackupOptions{Level: snapshot.Full})
+		agree(t, r, sn.Tree, src)
+	}
+}
