@@ -368,3 +368,24 @@ func TestRestoreLargeClaims(t *testing.T) {
 		t.Errorf("%d files", stats.Files)
 	}
 }
+
+// TestRestoreLinksToItsOwn: a name that the rule leaves alone may hold anything,
+// so no other name becomes a link to it.
+func TestRestoreLinksToItsOwn(t *testing.T) {
+	t.Parallel()
+	r, tree, src := saved(t)
+	to := filepath.Join(t.TempDir(), "to")
+	must(t, os.MkdirAll(filepath.Join(to, "a/b/c"), 0o700))
+	must(t, os.WriteFile(filepath.Join(to, "a/b/c/second name"), []byte("mine"), 0o600))
+	restoreTo(t, r, tree, to, snapshot.RestoreOptions{Overwrite: snapshot.OverwriteNever})
+	want, err := os.ReadFile(filepath.Join(src, "a/b/large"))
+	must(t, err)
+	for _, name := range []string{"a/b/large", "z third name"} {
+		if got, err := os.ReadFile(filepath.Join(to, name)); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s: %d bytes, %v", name, len(got), err)
+		}
+	}
+	if got, err := os.ReadFile(filepath.Join(to, "a/b/c/second name")); err != nil || string(got) != "mine" {
+		t.Errorf("what was there: %q, %v", got, err)
+	}
+}

@@ -240,14 +240,14 @@ var rootEntry = kassett.Entry{Type: kassett.Dir, Mode: fs.ModeDir | 0o700}
 
 // file lists one file, unless it is another name of one that is listed.
 func (p *planner) file(ctx context.Context, path string, n *Node) error {
+	var key linkKey
 	if n.Links > 1 {
-		key := linkKey{device: n.DeviceID, inode: n.Inode, content: contentHash(n)}
+		key = linkKey{device: n.DeviceID, inode: n.Inode, content: contentHash(n)}
 		if first, ok := p.links[key]; ok {
 			p.o.Progress.Expect(1, 0)
 			p.batch.others = append(p.batch.others, planEntry{path: path, node: n, link: first})
 			return nil
 		}
-		p.links[key] = path
 	}
 	f := planFile{path: path, node: n}
 	if !p.stack[len(p.stack)-1].fresh {
@@ -258,6 +258,14 @@ func (p *planner) file(ctx context.Context, path string, n *Node) error {
 		f.there, f.stale = there, true
 	}
 	p.o.Progress.Expect(1, int64(n.Size)) //nolint:gosec // a display
+	if f.there != nil && p.leaves(f.there, n) {
+		p.did(&p.stats.Skipped, Unchanged, "/"+f.path, n.Size)
+		p.o.Progress.Done(1, int64(n.Size)) //nolint:gosec // a display
+		return nil
+	}
+	if n.Links > 1 { // what the rule leaves alone may hold anything
+		p.links[key] = path
+	}
 	if f.there != nil {
 		if done, err := p.occupied(ctx, &f); done || err != nil {
 			return err
@@ -271,11 +279,6 @@ func (p *planner) file(ctx context.Context, path string, n *Node) error {
 // occupied judges a file in whose place something is. It returns true when no
 // content is to be written.
 func (p *planner) occupied(ctx context.Context, f *planFile) (done bool, err error) {
-	if p.leaves(f.there, f.node) {
-		p.did(&p.stats.Skipped, Unchanged, "/"+f.path, f.node.Size)
-		p.o.Progress.Done(1, int64(f.node.Size)) //nolint:gosec // a display
-		return true, nil
-	}
 	switch f.there.Type {
 	case kassett.File:
 		if p.o.Overwrite == OverwriteIfChanged && f.there.Size == f.node.Size && f.there.ModTime.Equal(f.node.ModTime) {

@@ -188,6 +188,10 @@ type unit struct {
 	empty  []int
 }
 
+// unitRefs bounds the places that a unit writes to, where many files have the
+// same content: its blob is then read again.
+const unitRefs = 4096
+
 // units cuts the work so that all workers have some, and a unit is worth a
 // request.
 func (w *work) units() []unit {
@@ -209,9 +213,11 @@ func (w *work) units() []unit {
 	}
 	lo := 0
 	for i, r := range w.refs {
-		size += int64(r.length)
+		if i == lo || w.refs[i-1].offset != r.offset {
+			size += int64(r.length)
+		}
 		last := i+1 == len(w.refs)
-		if last || w.refs[i+1].pack != r.pack || size >= limit && w.refs[i+1].offset != r.offset {
+		if last || w.refs[i+1].pack != r.pack || i+1-lo >= unitRefs || size >= limit && w.refs[i+1].offset != r.offset {
 			list = append(list, unit{lo: lo, hi: i + 1})
 			lo, size = i+1, 0
 		}

@@ -27,6 +27,11 @@ func LoadTree(ctx context.Context, r *repo.Repository, id kassett.ID) (*Tree, er
 	if err != nil {
 		return nil, fmt.Errorf("load tree %s: %w", id.Short(), err)
 	}
+	return readTree(id, b)
+}
+
+// readTree is DecodeTree with an error that says which tree it is.
+func readTree(id kassett.ID, b []byte) (*Tree, error) {
 	t, err := DecodeTree(b)
 	if err != nil {
 		return t, &kassett.Error{

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"sync"
 
@@ -335,14 +336,15 @@ func (s *stream) run(ctx context.Context, roots []kassett.ID) error {
 	g, ctx := errgroup.WithContext(ctx)
 	stop := context.AfterFunc(ctx, s.end)
 	defer stop()
-	for range max(2, s.r.Connections()) {
+	workers := max(2, s.r.Connections())
+	for range workers {
 		g.Go(func() error {
 			for {
-				at, ok := s.pop()
-				if !ok {
+				some := s.pop(workers)
+				if len(some) == 0 {
 					return ctx.Err()
 				}
-				err := s.one(ctx, at)
+				err := s.load(ctx, some)
 				s.finish()
 				if err != nil {
 					return err
@@ -353,11 +355,41 @@ func (s *stream) run(ctx context.Context, roots []kassett.ID) error {
 	return g.Wait()
 }
 
-// one loads and visits one tree, and pushes what is below it.
-func (s *stream) one(ctx context.Context, at treeAt) error {
-	t, err := LoadTree(ctx, s.r, at.id)
+// load reads and visits some trees, those of one pack together.
+func (s *stream) load(ctx context.Context, some []treeAt) error {
+	packs := map[kassett.ID][]repo.Blob{}
+	at := make(map[kassett.ID]treeAt, len(some))
+	for _, t := range some {
+		at[t.id] = t
+		loc, ok := s.r.Find(repo.BlobHandle{Type: repo.TreeBlob, ID: t.id})
+		if !ok {
+			tree, err := LoadTree(ctx, s.r, t.id) // which says why
+			if err := s.one(ctx, t, tree, err); err != nil {
+				return err
+			}
+			continue
+		}
+		packs[loc.Pack] = append(packs[loc.Pack], loc.Blob)
+	}
+	for pack, blobs := range packs {
+		err := s.r.LoadBlobs(ctx, pack, blobs, func(b repo.Blob, plain []byte, err error) error {
+			if err != nil {
+				return s.one(ctx, at[b.ID], nil, err)
+			}
+			t, err := readTree(b.ID, plain)
+			return s.one(ctx, at[b.ID], t, err)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// one visits one tree, and pushes what is below it.
+func (s *stream) one(ctx context.Context, at treeAt, t *Tree, err error) error {
 	if ctx.Err() != nil {
-		return ctx.Err()
+		return context.Cause(ctx)
 	}
 	if err == nil && at.depth > maxDepth {
 		err = tooDeep()
@@ -385,20 +417,26 @@ func (s *stream) push(at treeAt) {
 	s.more.Signal()
 }
 
-// pop returns false when all is done or the stream was ended.
-func (s *stream) pop() (treeAt, bool) {
+// mostTrees is how many trees a worker takes at a time: neighbours in a folder
+// are mostly neighbours in a pack.
+const mostTrees = 64
+
+// pop returns some of the trees, and leaves some to the other workers. It
+// returns none when all is done or the stream was ended.
+func (s *stream) pop(workers int) []treeAt {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for len(s.stack) == 0 && s.busy > 0 && !s.ended {
 		s.more.Wait()
 	}
 	if s.ended || len(s.stack) == 0 {
-		return treeAt{}, false
+		return nil
 	}
-	at := s.stack[len(s.stack)-1]
-	s.stack = s.stack[:len(s.stack)-1]
+	rest := len(s.stack) - min(mostTrees, 1+len(s.stack)/(2*workers))
+	some := slices.Clone(s.stack[rest:])
+	s.stack = s.stack[:rest]
 	s.busy++
-	return at, true
+	return some
 }
 
 func (s *stream) finish() {
