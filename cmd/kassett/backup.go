@@ -79,6 +79,7 @@ What cannot be read is named, the rest is saved, and the exit code is 3.`,
 	f.BoolVar(&b.stdin, "stdin", false, "save what comes from standard input as one file")
 	f.StringVar(&b.stdinName, "stdin-filename", "stdin", "`name` of that file")
 	f.BoolVar(&b.options.SkipUnchanged, "skip-if-unchanged", false, "make no snapshot when nothing changed")
+	f.IntVar(&b.options.Readers, "read-concurrency", 0, "read `n` files at once (default: one more than there are processors)")
 	f.BoolVar(&b.noScan, "no-scan", false, "do not count beforehand what there is to do")
 	return cmd
 }

@@ -131,7 +131,7 @@ a source: it is named, with what would lift it.`,
 				return err
 			}
 			if prune.options.DryRun = dryRun; after {
-				if err := prune.read(); err != nil {
+				if err := prune.read(a); err != nil {
 					return err
 				}
 			}

@@ -22,10 +22,21 @@ type started struct {
 	out   bytes.Buffer // both voices
 }
 
+// testEnv is the environment of a kassett with everything in dir.
+func testEnv(dir string) []string {
+	return append(os.Environ(), "KASSETT_REPOSITORY="+filepath.Join(dir, "repo"), "KASSETT_PASSWORD=x", "KASSETT_CACHE_DIR="+filepath.Join(dir, "cache"))
+}
+
 func start(t *testing.T, dir string, args ...string) *started {
 	t.Helper()
-	s := &started{cmd: exec.CommandContext(t.Context(), "kassett", args...)}
-	s.cmd.Env = append(os.Environ(), "KASSETT_REPOSITORY="+filepath.Join(dir, "repo"), "KASSETT_PASSWORD=x", "KASSETT_CACHE_DIR="+filepath.Join(dir, "cache"))
+	return begin(t, dir, exec.CommandContext(t.Context(), "kassett", args...))
+}
+
+// begin starts a command that is, or becomes, kassett.
+func begin(t *testing.T, dir string, cmd *exec.Cmd) *started {
+	t.Helper()
+	s := &started{cmd: cmd}
+	s.cmd.Env = testEnv(dir)
 	s.cmd.Stdout, s.cmd.Stderr = &s.out, &s.out
 	var err error
 	if s.stdin, err = s.cmd.StdinPipe(); err != nil {
@@ -113,6 +124,47 @@ func TestSignalsStopABackup(t *testing.T) {
 	}
 }
 
+// TestSecondSignalEndsAtOnce: what waits for a read cannot be stopped gently.
+func TestSecondSignalEndsAtOnce(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	list := filepath.Join(dir, "list")
+	if err := syscall.Mkfifo(list, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := start(t, dir, "backup", "--files-from", list)
+	w, err := os.OpenFile(list, os.O_WRONLY, 0) // waits until kassett reads
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for s.cmd.Process.Signal(syscall.SIGINT) == nil {
+			time.Sleep(100 * time.Millisecond)
+		}
+	}()
+	s.ends(t, 130)
+	<-done
+}
+
+// TestNohup: a hang-up that the caller had ignored does not stop us.
+func TestNohup(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	start(t, dir, "init").ends(t, 0)
+	s := begin(t, dir, exec.CommandContext(t.Context(), "sh", "-c", `trap "" HUP; exec kassett backup --stdin`))
+	waitFor(t, filepath.Join(dir, "repo", "locks", "*"))
+	if err := s.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.stdin.Write([]byte("still here")); err != nil {
+		t.Fatal(err)
+	}
+	s.ends(t, 0, "saved (full)")
+}
+
 func TestLockedRepository(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -122,8 +174,9 @@ func TestLockedRepository(t *testing.T) {
 	start(t, dir, "check", "--no-lock").ends(t, 0)
 	start(t, dir, "list", "locks").ends(t, 0, "shared")
 	start(t, dir, "unlock").ends(t, 0, "0 locks removed")
-	waiting := start(t, dir, "prune", "--retry-lock", "1m")
-	time.Sleep(300 * time.Millisecond)
+	up := filepath.Join(dir, "up")
+	waiting := start(t, dir, "prune", "--retry-lock", "1m", "--password-command", "sh -c 'touch "+up+"; echo x'")
+	waitFor(t, up)
 	if err := waiting.cmd.Process.Signal(syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}
@@ -150,7 +203,7 @@ func TestReaderGoesAway(t *testing.T) {
 	}
 	r.Close()
 	dump := exec.CommandContext(t.Context(), "kassett", "dump", "latest", "/stdin")
-	dump.Env = s.cmd.Env
+	dump.Env = testEnv(dir)
 	dump.Stdout = w
 	var said bytes.Buffer
 	dump.Stderr = &said

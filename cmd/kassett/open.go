@@ -105,7 +105,7 @@ func (a *app) open(ctx context.Context, p place) (*repo.Repository, error) {
 	}
 	r, err := repo.Open(ctx, st, pw, o)
 	if err != nil {
-		return nil, fmt.Errorf("open repository %s: %w", where, err)
+		return nil, fmt.Errorf("%s: %w", where, err)
 	}
 	return r, nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 
@@ -23,13 +24,16 @@ func (p *pruneFlags) register(f *pflag.FlagSet) {
 	f.StringVar(&p.maxUnused, "max-unused", "5%", "leave this `much` that nobody needs: a percentage, a size or unlimited")
 	f.StringVar(&p.maxRepack, "max-repack-size", "", "write at most this `size` of packs anew")
 	f.StringVar(&p.smaller, "repack-smaller-than", "", "write packs below this `size` anew")
-	f.BoolVar(&p.small, "repack-small", false, "write packs anew that are below four fifths of the usual size")
+	f.BoolVar(&p.small, "repack-small", false, "write packs anew that are below four fifths of --pack-size")
 	f.BoolVar(&p.options.RepackUncompressed, "repack-uncompressed", false, "compress what is stored uncompressed")
 	f.BoolVar(&p.options.RepackTreesOnly, "repack-cacheable-only", false, "write only packs of folders anew")
 }
 
+// defaultPack is the size of packs unless a flag says otherwise, in bytes.
+const defaultPack = 16 << 20
+
 // read turns the flags that are words into options.
-func (p *pruneFlags) read() (err error) {
+func (p *pruneFlags) read(a *app) (err error) {
 	o := &p.options
 	if o.MaxUnused, err = repo.ParseUnused(p.maxUnused); err != nil {
 		return err
@@ -44,8 +48,16 @@ func (p *pruneFlags) read() (err error) {
 	}
 	if p.smaller != "" {
 		o.RepackSmall, err = repo.ParseSize(p.smaller)
+		return err
 	}
-	return err
+	if p.small {
+		used, err := a.repoOptions(a.flags.where)
+		if err != nil {
+			return err
+		}
+		o.RepackSmall = int64(cmp.Or(used.PackSize, defaultPack)) * 4 / 5
+	}
+	return nil
 }
 
 func (a *app) pruneCommand() *cobra.Command {
@@ -59,7 +71,7 @@ needed is written anew without the rest, when that is worth it.
 It may be interrupted at any moment; the next prune goes on.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := p.read(); err != nil {
+			if err := p.read(a); err != nil {
 				return err
 			}
 			return a.within(cmd.Context(), exclusive.unless(p.options.DryRun), func(ctx context.Context, r *repo.Repository) error {
