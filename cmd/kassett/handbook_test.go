@@ -9,9 +9,9 @@ import (
 	"strings"
 	"testing"
 
-	"kassett"
-
 	"github.com/spf13/cobra"
+
+	"kassett"
 )
 
 var update = flag.Bool("update", false, "write docs/handbook/commands.md anew")

@@ -20,7 +20,7 @@ type unprivileged struct{ dir, program string }
 
 func newUnprivileged(t *testing.T) unprivileged {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "kassett-nobody-") // t.TempDir is closed to others
+	dir, err := os.MkdirTemp("", "kassett-nobody-") //nolint:usetesting // t.TempDir is closed to other users
 	if err != nil {
 		t.Fatal(err)
 	}
