@@ -23,7 +23,8 @@ test: deps ## what every commit must pass; SHORT=1 leaves out missing peers
 	go test ./...
 
 test-windows: ## the compiled Windows tests under wine, as far as that goes
-	tools/wine-test.sh ./source/files
+	@tools/deps.sh windows
+	tools/wine-test.sh ./source/files ./repo/blobtable
 
 race: ## the tests under the race detector, shuffled (needs gcc)
 	CGO_ENABLED=1 go test -race -shuffle=on -count=1 -timeout 30m ./...

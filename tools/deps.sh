@@ -2,6 +2,7 @@
 # Installs what tests and benchmarks need beside Go: peers that judge our
 # repositories, and programs that set and read what a backup must keep.
 # Says what it installs; changes nothing when all is there.
+# usage: tools/deps.sh [windows]      windows: also what runs Windows programs
 set -euo pipefail
 
 # command:package
@@ -13,9 +14,12 @@ need=(
 	mkfs.ext4:e2fsprogs    # a fresh file system for each timed restore
 	script:bsdutils        # a terminal for the progress display
 )
+if [ "${1:-}" = windows ]; then
+	need+=(wine64:wine64 x86_64-w64-mingw32-gcc:gcc-mingw-w64-x86-64-win32)
+fi
 missing=()
 for n in "${need[@]}"; do
-	PATH=$PATH:/usr/sbin:/sbin command -v "${n%%:*}" >/dev/null || missing+=("${n##*:}")
+	PATH=$PATH:/usr/sbin:/sbin:/usr/lib/wine command -v "${n%%:*}" >/dev/null || missing+=("${n##*:}")
 done
 if [ ${#missing[@]} -eq 0 ]; then
 	echo "deps: all there: ${need[*]%%:*}"
