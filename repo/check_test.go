@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"kassett"
@@ -340,5 +341,96 @@ func TestCheckCountsCopies(t *testing.T) {
 	mustBackUp(t, storyOpen(t, m, few), manyFiles(1, 20)...)
 	if found := wantSound(t, r); len(found) != 1 || !strings.Contains(fmt.Sprint(found), "21 further copies") {
 		t.Errorf("check says %v", found)
+	}
+}
+
+// meanwhile returns a storage on m, and a function after whose call work happens
+// just before the next op on a kind of file. done says whether it has.
+func meanwhile(m *storagetest.Memory, op storagetest.Op, k kassett.FileKind, work func()) (st kassett.Storage, arm func(), done func() bool) {
+	var armed, happened atomic.Bool
+	st = storagetest.NewFailing(m, func(c storagetest.Call) *storagetest.Fault {
+		if c.Op == op && c.Handle.Kind == k && !c.IsBeside && armed.CompareAndSwap(true, false) {
+			work()
+			happened.Store(true)
+		}
+		return nil
+	})
+	return st, func() { armed.Store(true) }, happened.Load
+}
+
+// A backup by another host while a check runs is no damage, whenever it ends.
+func TestCheckDuringBackup(t *testing.T) {
+	t.Parallel()
+	for name, at := range map[string]struct {
+		op   storagetest.Op
+		kind kassett.FileKind
+	}{
+		"index is listed":      {storagetest.List, kassett.IndexFile},
+		"index is read":        {storagetest.Get, kassett.IndexFile},
+		"packs are listed":     {storagetest.List, kassett.PackFile},
+		"a pack is read":       {storagetest.Get, kassett.PackFile},
+		"keys are listed":      {storagetest.List, kassett.KeyFile},
+		"snapshots are listed": {storagetest.List, kassett.SnapshotFile},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx := context.Background()
+			other, m := storyRepo(t, few)
+			mustBackUp(t, other, manyFiles(1, 20)...)
+			st, arm, done := meanwhile(m, at.op, at.kind, func() {
+				if _, err := backUp(ctx, other, manyFiles(30, 20)...); err != nil {
+					t.Error(err)
+				}
+			})
+			r := storyOpen(t, st, few)
+			if err := r.LoadIndex(ctx, nil); err != nil {
+				t.Fatal(err)
+			}
+			arm()
+			if found, err := check(ctx, r); err != nil {
+				t.Errorf("%v: %v", err, found)
+			}
+			if !done() {
+				t.Error("the backup has not happened: this tests nothing")
+			}
+		})
+	}
+}
+
+// Someone who ignores locks and writes while a prune plans: it stops before it
+// changes anything.
+func TestPruneDuringBackup(t *testing.T) {
+	t.Parallel()
+	for name, at := range map[string]kassett.FileKind{"packs are listed": kassett.PackFile, "index is listed": kassett.IndexFile} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx := context.Background()
+			m := twoSnapshots(t)
+			other := storyOpen(t, m, few)
+			if err := other.LoadIndex(ctx, nil); err != nil {
+				t.Fatal(err)
+			}
+			var before *storagetest.Memory
+			st, arm, _ := meanwhile(m, storagetest.List, at, func() {
+				if _, err := backUp(ctx, other, manyFiles(300, 20)...); err != nil {
+					t.Error(err)
+				}
+				before = m.Clone()
+			})
+			r := storyOpen(t, st, few)
+			if err := r.LoadIndex(ctx, nil); err != nil {
+				t.Fatal(err)
+			}
+			used, err := readAll(ctx, r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			arm()
+			if _, err := r.Prune(ctx, used, repo.PruneOptions{}); kassett.KindOf(err) != kassett.Locked {
+				t.Errorf("prune: %v, want an error of kind locked", err)
+			}
+			wantUnchanged(t, before, m)
+			wantSound(t, other)
+		})
 	}
 }

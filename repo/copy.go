@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync/atomic"
@@ -27,6 +28,9 @@ type CopyStats struct {
 func CopyBlobs(ctx context.Context, src, dst *Repository, set *BlobSet, p *kassett.Progress) (CopyStats, error) {
 	c := &copying{src: src, dst: dst, set: set, progress: p, done: src.NewBlobSet()}
 	p.Enter("copy blobs")
+	if err := c.expect(ctx); err != nil {
+		return CopyStats{}, err
+	}
 	c.w = dst.NewWriter(ctx, WriterOptions{Progress: p})
 	err := c.packs(ctx)
 	if err == nil {
@@ -48,6 +52,22 @@ type copying struct {
 
 	blobs, bytes atomic.Uint64
 	skipped      uint64
+}
+
+// expect tells the progress how much there is to copy.
+func (c *copying) expect(ctx context.Context) error {
+	var last BlobHandle
+	var blobs, bytes int64
+	err := c.src.table.Each(func(l Location) bool {
+		if l.BlobHandle != last && c.set.Has(l.BlobHandle) && !c.dst.Has(l.BlobHandle) {
+			blobs++
+			bytes += int64(l.Length)
+		}
+		last = l.BlobHandle
+		return ctx.Err() == nil
+	})
+	c.progress.Expect(blobs, bytes)
+	return cmp.Or(context.Cause(ctx), err)
 }
 
 // copiedPack is a pack of the source and what is wanted of it.
@@ -95,7 +115,6 @@ func (c *copying) packs(ctx context.Context) error {
 // wanted returns those of a pack's blobs that are to be copied.
 func (c *copying) wanted(blobs []Blob) []Blob {
 	var want []Blob
-	var bytes int64
 	for _, b := range blobs {
 		if !c.set.Has(b.BlobHandle) || !c.done.Add(b.BlobHandle) {
 			continue
@@ -105,9 +124,7 @@ func (c *copying) wanted(blobs []Blob) []Blob {
 			continue
 		}
 		want = append(want, b)
-		bytes += int64(b.Length)
 	}
-	c.progress.Expect(int64(len(want)), bytes)
 	return want
 }
 
