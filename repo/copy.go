@@ -103,6 +103,9 @@ func (c *copying) packs(ctx context.Context) error {
 	if err := flush(); err != nil {
 		return err
 	}
+	if err := cmp.Or(c.set.Err(), c.done.Err()); err != nil {
+		return err
+	}
 	if missing := c.set.Len() - c.done.Len(); missing > 0 {
 		return &kassett.Error{
 			Op: "copy", Kind: kassett.NotFound, Err: fmt.Errorf("%d blobs are in no pack that the index of the source names", missing),
