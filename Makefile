@@ -24,7 +24,7 @@ test: deps ## what every commit must pass; SHORT=1 leaves out missing peers
 
 test-windows: ## the compiled Windows tests under wine, as far as that goes
 	@tools/deps.sh windows
-	tools/wine-test.sh ./source/files ./repo/blobtable
+	tools/wine-test.sh ./source/files
 
 race: ## the tests under the race detector, shuffled (needs gcc)
 	CGO_ENABLED=1 go test -race -shuffle=on -count=1 -timeout 30m ./...
