@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 
@@ -87,8 +88,12 @@ func (a *app) demo(ctx context.Context, keep bool) (err error) {
 // removeAll removes the scratch folder, also what was restored read-only.
 func removeAll(dir string) error {
 	_ = filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
-		if err == nil && e.IsDir() {
-			_ = os.Chmod(path, 0o700) //nolint:gosec // a folder must be entered to be removed
+		switch {
+		case err != nil: // removing it will say so
+		case e.IsDir():
+			_ = os.Chmod(path, 0o700) //nolint:gosec // a folder must be entered to be emptied
+		case e.Type().IsRegular() && runtime.GOOS == "windows":
+			_ = os.Chmod(path, 0o600) // a file that is read-only stays there
 		}
 		return nil
 	})
