@@ -107,11 +107,7 @@ func TestForgetAsRestic(t *testing.T) {
 	}
 	list, err := snapshot.List(t.Context(), r, snapshot.Filter{})
 	must(t, err)
-	runs := 12
-	rapid.Check(t, func(rt *rapid.T) {
-		if runs--; runs < 0 {
-			return // each asks a program
-		}
+	checkSome(t, 12, func(rt *rapid.T) {
 		p := genPolicy(rt)
 		by := snapshot.GroupBy{Host: rapid.Bool().Draw(rt, "by host"), Paths: true}
 		group := "paths"

@@ -1,9 +1,12 @@
 package snapshot_test
 
 import (
+	"flag"
 	"io/fs"
 	"testing"
 	"time"
+
+	"pgregory.net/rapid"
 
 	"kassett"
 	"kassett/repo"
@@ -51,4 +54,21 @@ func fileNode(name string, size int, blobs ...kassett.ID) *snapshot.Node {
 
 func linkNode(to string) *snapshot.Node {
 	return &snapshot.Node{Entry: kassett.Entry{Name: "x", Type: kassett.Symlink, Mode: fs.ModeSymlink | 0o777, LinkTarget: to, ModTime: time.Unix(1e9, 0)}}
+}
+
+// checkSome is rapid.Check with at most n runs, because each takes long, unless
+// -rapid.checks asks for more than is usual.
+func checkSome(t *testing.T, n int, prop func(*rapid.T)) {
+	t.Helper()
+	asked := flag.Lookup("rapid.checks")
+	runs, failed := 0, false
+	rapid.Check(t, func(rt *rapid.T) {
+		if runs++; runs > n && !failed && asked.Value.String() == asked.DefValue {
+			return
+		}
+		passed := false
+		defer func() { failed = failed || !passed }() // then it is made smaller
+		prop(rt)
+		passed = !rt.Failed()
+	})
 }
