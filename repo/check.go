@@ -99,15 +99,15 @@ func (c *checker) report(f Finding) {
 }
 
 // failed turns an error about one thing into a finding, unless it is about
-// everything: then it is returned.
-func (c *checker) failed(ctx context.Context, what string, err error) error {
+// everything: then it is returned. hint is what to do next; "" = as err says.
+func (c *checker) failed(ctx context.Context, what string, err error, hint string) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	if k := kassett.KindOf(err); k == kassett.Offline || k == kassett.Interrupted {
 		return err
 	}
-	f := Finding{Kind: Damage, What: what, Err: err, Hint: kassett.HintOf(err)}
+	f := Finding{Kind: Damage, What: what, Err: err, Hint: cmp.Or(hint, kassett.HintOf(err))}
 	if kassett.KindOf(err) == kassett.NotFound {
 		f.Kind = Missing
 	}
@@ -150,7 +150,7 @@ func sideWith[T, E any](ctx context.Context, r *Repository, items []T, equip fun
 
 // badIndex reports an index file that cannot be read.
 func (c *checker) badIndex(ctx context.Context, id kassett.ID, err error) error {
-	return c.failed(ctx, "index "+id.String(), &kassett.Error{Err: err, Kind: kassett.KindOf(err), Hint: "run `kassett repair index`"})
+	return c.failed(ctx, "index "+id.String(), err, "run `kassett repair index`")
 }
 
 // packGone reports a pack that is named and not there.
@@ -275,44 +275,51 @@ func (c *checker) compareTable(ctx context.Context) error {
 	return nil
 }
 
-// otherFiles opens every snapshot and record, and compares keys with their names.
+// otherFiles opens every key, snapshot and record.
 func (c *checker) otherFiles(ctx context.Context) error {
 	c.o.Progress.Enter("read keys and snapshots")
-	for _, k := range []kassett.FileKind{kassett.KeyFile, kassett.SnapshotFile} {
-		ids, err := c.r.listIDs(ctx, k)
-		if err != nil {
-			return err
-		}
-		c.o.Progress.Expect(int64(len(ids)), 0)
-		err = side(ctx, c.r, ids, func(ctx context.Context, id kassett.ID) error {
-			defer c.o.Progress.Done(1, 0)
-			h := kassett.Handle{Kind: k, ID: id}
-			if err := c.otherFile(ctx, h); err != nil {
-				return c.failed(ctx, h.String(), err)
-			}
-			return nil
+	err := c.eachFile(ctx, kassett.KeyFile, func(ctx context.Context, id kassett.ID) error {
+		_, err := readKeyFile(ctx, c.r.storage, id)
+		return err
+	}, "kassett key remove")
+	if err != nil {
+		return err
+	}
+	var snapshots atomic.Int64
+	err = c.eachFile(ctx, kassett.SnapshotFile, func(ctx context.Context, id kassett.ID) error {
+		snapshots.Add(1)
+		_, err := c.r.LoadUnpacked(ctx, kassett.SnapshotFile, id)
+		return err
+	}, "kassett forget")
+	if err != nil {
+		return err
+	}
+	if n := snapshots.Load(); n > 0 && len(c.files) == 0 {
+		c.report(Finding{
+			Kind: Missing, What: "index", Err: fmt.Errorf("there are %d snapshots and no index file", n),
+			Hint: "run `kassett repair index`",
 		})
-		if err != nil {
-			return err
-		}
 	}
 	if _, err := c.r.Records(ctx); err != nil {
-		return c.failed(ctx, "records", err)
+		return c.failed(ctx, "records", err, "")
 	}
 	return nil
 }
 
-func (c *checker) otherFile(ctx context.Context, h kassett.Handle) error {
-	if h.Kind == kassett.SnapshotFile {
-		_, err := c.r.LoadUnpacked(ctx, h.Kind, h.ID)
-		if err != nil {
-			err = &kassett.Error{
-				Err: err, Kind: kassett.KindOf(err),
-				Hint: "put the file back from a copy of the repository, or remove it with `kassett forget " + h.ID.String() + "`",
-			}
-		}
+// eachFile reports the files of a kind that read fails for. removal is the
+// command that removes one.
+func (c *checker) eachFile(ctx context.Context, k kassett.FileKind, read func(context.Context, kassett.ID) error, removal string) error {
+	ids, err := c.r.listIDs(ctx, k)
+	if err != nil {
 		return err
 	}
-	_, err := readKeyFile(ctx, c.r.storage, h.ID)
-	return err
+	c.o.Progress.Expect(int64(len(ids)), 0)
+	return side(ctx, c.r, ids, func(ctx context.Context, id kassett.ID) error {
+		defer c.o.Progress.Done(1, 0)
+		if err := read(ctx, id); err != nil {
+			return c.failed(ctx, kassett.Handle{Kind: k, ID: id}.String(), err,
+				fmt.Sprintf("put the file back from a copy of the repository, or remove it with `%s %s`", removal, id))
+		}
+		return nil
+	})
 }

@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -58,10 +59,7 @@ func (c *checker) readPack(ctx context.Context, rd *packReader, p storedPack) er
 		return nil
 	}
 	for _, err := range again {
-		if kassett.HintOf(err) == "" {
-			err = &kassett.Error{Err: err, Kind: kassett.KindOf(err), Hint: repairPack(p.id)}
-		}
-		if err := c.failed(ctx, what, err); err != nil {
+		if err := c.failed(ctx, what, err, cmp.Or(kassett.HintOf(err), repairPack(p.id))); err != nil {
 			return err
 		}
 	}
@@ -99,7 +97,7 @@ func (c *checker) readHeadless(ctx context.Context) error {
 				if err == nil {
 					return nil
 				}
-				return c.failed(ctx, "pack "+id.String(), &kassett.Error{Err: blobFault(b, err), Kind: kassett.Corrupt, Hint: repairPack(id)})
+				return c.failed(ctx, "pack "+id.String(), blobFault(b, err), repairPack(id))
 			})
 		})
 		if err != nil {
