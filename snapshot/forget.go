@@ -208,7 +208,7 @@ func (by GroupBy) key(s *Snapshot) GroupKey {
 		k.Paths = slices.Sorted(slices.Values(s.Paths))
 	}
 	if by.Tags {
-		k.Tags = slices.Sorted(slices.Values(s.Tags))
+		k.Tags = slices.Sorted(slices.Values(s.UserTags()))
 	}
 	return k
 }
