@@ -228,7 +228,7 @@ func (a *app) backupInto(ctx context.Context, r *repo.Repository, src kassett.So
 	sn, err := snapshot.Backup(ctx, r, src, o)
 	endScan()
 	stop()
-	if err != nil && ctx.Err() != nil {
+	if sn == nil && stopped(ctx) {
 		return &kassett.Error{
 			Op: "back up", Kind: kassett.Interrupted, Err: err,
 			Hint: "what was saved so far stays and will not be sent again: run the same command to go on",

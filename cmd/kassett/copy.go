@@ -60,7 +60,7 @@ func (a *app) copy(ctx context.Context, src, dst *repo.Repository, f snapshot.Fi
 	stop := a.watch(o.Progress)
 	stats, err := snapshot.Copy(ctx, src, dst, list, o)
 	stop()
-	if err != nil && ctx.Err() != nil {
+	if err != nil && stopped(ctx) {
 		return &kassett.Error{
 			Op: "copy", Kind: kassett.Interrupted, Err: err,
 			Hint: "what was copied so far stays and will not be sent again: run the same command to go on",

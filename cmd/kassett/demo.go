@@ -89,7 +89,8 @@ func (a *app) demo(ctx context.Context, keep bool) (err error) {
 func removeAll(dir string) error {
 	_ = filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
 		switch {
-		case err != nil: // removing it will say so
+		case err != nil:
+			return nil //nolint:nilerr // removing it will say so
 		case e.IsDir():
 			_ = os.Chmod(path, 0o700) //nolint:gosec // a folder must be entered to be emptied
 		case e.Type().IsRegular() && runtime.GOOS == "windows":

@@ -169,8 +169,29 @@ func (a *app) repoOptions(p place) (o repo.Options, err error) {
 		return o, invalid("read pack size", fmt.Sprintf("%d MiB", mib), "give a number of MiB, from 4 to 128", nil)
 	}
 	o.PackSize = int(mib) << 20
-	o.CacheDir = a.cache()
+	if o.CacheDir = a.cache(); o.CacheDir != "" {
+		tagCache(o.CacheDir)
+	}
 	return o, nil
+}
+
+// cacheTag is the content of a file CACHEDIR.TAG, by which backups with
+// --exclude-caches know a cache (https://bford.info/cachedir/).
+const cacheTag = "Signature: 8a477f597d28d172789f06886806bc55\n" +
+	"# This folder holds caches of Kassett. It may be removed at any time.\n"
+
+// tagCache marks the folder of the cache as one. Where that fails, opening the
+// cache will tell.
+func tagCache(dir string) {
+	if os.MkdirAll(dir, 0o700) != nil {
+		return
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "CACHEDIR.TAG"), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return
+	}
+	_, _ = f.WriteString(cacheTag)
+	_ = f.Close()
 }
 
 // cache returns the folder of the cache, "" for none.

@@ -111,7 +111,7 @@ func (a *app) prune(ctx context.Context, r *repo.Repository, o repo.PruneOptions
 		stats, err = r.Prune(ctx, used, o)
 	}
 	stop()
-	if err != nil && ctx.Err() != nil {
+	if err != nil && stopped(ctx) {
 		return &kassett.Error{
 			Op: "prune", Kind: kassett.Interrupted, Err: err,
 			Hint: "nothing that is needed was removed; run kassett prune to go on",

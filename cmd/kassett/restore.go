@@ -132,6 +132,9 @@ func (a *app) restoreTree(ctx context.Context, r *repo.Repository, x *restoreFla
 	if !a.flags.json && !a.flags.quiet {
 		a.ui.say("restoring snapshot %s of %s to %s", sn.ID.Short(), stamp(sn.Time), safe(x.target))
 	}
+	if !sn.Complete() {
+		a.notice("snapshot "+sn.ID.Short(), errors.New("something was missing when it was made; it is tagged "+snapshot.TagIncomplete))
+	}
 	begun := time.Now()
 	stop := a.watch(o.Progress)
 	stats, err := snapshot.Restore(ctx, r, x.tree, target, o)
@@ -140,7 +143,7 @@ func (a *app) restoreTree(ctx context.Context, r *repo.Repository, x *restoreFla
 		err = target.Sync(ctx)
 	}
 	stop()
-	if err != nil && ctx.Err() != nil {
+	if err != nil && stopped(ctx) {
 		return &kassett.Error{
 			Op: "restore", Kind: kassett.Interrupted, Err: err,
 			Hint: "what was restored so far stays: run the same command to go on",

@@ -12,6 +12,13 @@ import (
 // errStopped is the cause of a context that a signal ended.
 var errStopped = &kassett.Error{Kind: kassett.Interrupted, Hint: "run the same command again when you are ready"}
 
+// stopped reports whether a person or the system ended ctx, and not, say, the
+// loss of a lock.
+func stopped(ctx context.Context) bool {
+	cause := context.Cause(ctx)
+	return cause != nil && kassett.KindOf(cause) == kassett.Interrupted
+}
+
 // untilSignal returns a context that ends with the first SIGINT, SIGTERM or
 // SIGHUP: work stops where it is safe, locks are released. The second signal
 // ends the process at once. A hang-up that the caller had ignored (nohup)
