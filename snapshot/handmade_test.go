@@ -72,3 +72,13 @@ func checkSome(t *testing.T, n int, prop func(*rapid.T)) {
 		passed = !rt.Failed()
 	})
 }
+
+// pseudoRandom returns bytes that do not compress.
+func pseudoRandom(n int, seed uint64) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		seed = seed*6364136223846793005 + 1442695040888963407
+		b[i] = byte(seed >> 56)
+	}
+	return b
+}

@@ -173,16 +173,6 @@ func sampleTree(t *testing.T) string {
 	return dir
 }
 
-// pseudoRandom returns bytes that do not compress.
-func pseudoRandom(n int, seed uint64) []byte {
-	b := make([]byte, n)
-	for i := range b {
-		seed = seed*6364136223846793005 + 1442695040888963407
-		b[i] = byte(seed >> 56)
-	}
-	return b
-}
-
 func TestRestoreWhatResticWrote(t *testing.T) {
 	t.Parallel()
 	src := sampleTree(t)
