@@ -240,3 +240,48 @@ func TestFindNodesByTime(t *testing.T) {
 		t.Errorf("found %q", got)
 	}
 }
+
+func TestDumpNamesWhatIsDamaged(t *testing.T) {
+	t.Parallel()
+	r, dir, list := damagedRepo(t)
+	entries := func(tree kassett.ID) (names, lacking []string, err error) {
+		var out bytes.Buffer
+		err = snapshot.Dump(t.Context(), r, tree, "/", &out, snapshot.DumpOptions{
+			Warn: func(path string, _ error) { lacking = append(lacking, path) },
+		})
+		for tr := tar.NewReader(&out); ; {
+			h, nextErr := tr.Next()
+			if nextErr != nil {
+				return names, lacking, err
+			}
+			b, _ := io.ReadAll(tr)
+			if int64(len(b)) == h.Size {
+				names = append(names, h.Name)
+			}
+		}
+	}
+	names, lacking, err := entries(list[1].Tree)
+	if kassett.KindOf(err) != kassett.Corrupt || !slices.Equal(lacking, []string{"/d/g", "/e"}) ||
+		!slices.Equal(names, []string{"d/", "d/f", "d/long", "e/", "z"}) {
+		t.Errorf("has %q, lacks %q: %v", names, lacking, err)
+	}
+
+	// The second blob of a file is damaged: the archive ends there.
+	n, err := snapshot.Locate(t.Context(), r, list[0].Tree, "d/f")
+	must(t, err)
+	loc, _ := r.Find(repo.BlobHandle{Type: repo.DataBlob, ID: n.Content[1]})
+	pack := filepath.Join(dir, "data", loc.Pack.String()[:2], loc.Pack.String())
+	b, err := os.ReadFile(pack)
+	must(t, err)
+	b[loc.Offset+17] ^= 1
+	must(t, os.Chmod(pack, 0o600))
+	must(t, os.WriteFile(pack, b, 0o600))
+	names, _, err = entries(list[0].Tree)
+	if kassett.KindOf(err) != kassett.Corrupt || slices.Contains(names, "d/f") {
+		t.Errorf("has %q: %v", names, err)
+	}
+	var out bytes.Buffer
+	if err := snapshot.DumpFile(t.Context(), r, n, &out); kassett.KindOf(err) != kassett.Corrupt {
+		t.Errorf("dump of a damaged file: %v", err)
+	}
+}
