@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -66,6 +67,8 @@ type checkResult struct {
 	RepairIndex bool     `json:"suggest_repair_index"`
 	Prune       bool     `json:"suggest_prune"`
 	ReadData    string   `json:"read_data"` // the subset that was read, "none" or "all"
+
+	leftoverHints []string // worth telling beside damage: they may explain it
 }
 
 func (a *app) check(ctx context.Context, r *repo.Repository, data repo.Subset, f snapshot.Filter, ids []string) error {
@@ -95,17 +98,20 @@ func (a *app) check(ctx context.Context, r *repo.Repository, data repo.Subset, f
 	if damage != nil && kassett.KindOf(damage) != kassett.Corrupt {
 		return damage
 	}
+	if damage != nil && res.Errors > 0 {
+		for _, hint := range res.leftoverHints {
+			a.notice("", errors.New(hint))
+		}
+		damage = &kassett.Error{
+			Op: "check repository", Kind: kassett.Corrupt, Hint: a.afterCheck(res),
+			Err: errors.New(plural(res.Errors, "fault was", "faults were") + " found and named"),
+		}
+	}
 	if a.flags.json {
 		return errors.Join(a.json(res), damage)
 	}
 	if damage != nil {
-		if res.Errors == 0 {
-			return damage
-		}
-		return &kassett.Error{
-			Op: "check repository", Kind: kassett.Corrupt, Hint: a.afterCheck(res),
-			Err: errors.New(plural(res.Errors, "fault was", "faults were") + " found and named"),
-		}
+		return damage
 	}
 	read := "no stored data was read; --read-data does"
 	if !data.None() {
@@ -133,12 +139,19 @@ func (a *app) finding(f repo.Finding, res *checkResult) {
 	if bad {
 		res.Errors++
 		if id, ok := strings.CutPrefix(f.What, "pack "); ok && len(id) == 64 {
-			res.BrokenPacks = append(res.BrokenPacks, id)
+			if !slices.Contains(res.BrokenPacks, id) {
+				res.BrokenPacks = append(res.BrokenPacks, id)
+			}
 		} else {
-			res.RepairIndex = res.RepairIndex || strings.HasPrefix(f.What, "index ")
+			res.RepairIndex = res.RepairIndex || strings.HasPrefix(f.What, "index")
 		}
 	}
-	res.Prune = res.Prune || f.Kind == repo.Leftover
+	if f.Kind == repo.Leftover {
+		res.Prune = true
+		if f.Hint != "" && !slices.Contains(res.leftoverHints, f.Hint) {
+			res.leftoverHints = append(res.leftoverHints, f.Hint)
+		}
+	}
 	a.tellFinding(f, bad)
 }
 
@@ -149,7 +162,7 @@ func (a *app) tellFinding(f repo.Finding, bad bool) {
 		err = errors.New(string(f.Kind))
 	}
 	if bad {
-		a.warn(f.What, &kassett.Error{Op: string(f.Kind), Hint: f.Hint, Err: err})
+		a.warn(f.What, &kassett.Error{Hint: f.Hint, Err: err})
 		return
 	}
 	if a.flags.verbose > 0 {
