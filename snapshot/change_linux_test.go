@@ -189,7 +189,7 @@ func TestCheckNamesWhatIsWrong(t *testing.T) {
 	slices.Sort(got)
 	at := "snapshot " + list[1].ID.Short()
 	want := []string{
-		"hint " + at + ` "/d/long"`,
+		"damage " + at + ` "/d/long"`,
 		"missing " + at + ` "/d/g"`,
 		"missing " + at + ` "/e"`,
 	}
@@ -218,6 +218,7 @@ func TestCheckFindsNonsense(t *testing.T) {
 		"twice":          treeOf(t, r, fileNode("a", 0), fileNode("a", 0)),
 		"slash":          treeOf(t, r, fileNode("a/b", 0)),
 		"no list":        treeOf(t, r, noList),
+		"short content":  treeOf(t, r, fileNode("f", 2, blob)),
 		"zero blob":      treeOf(t, r, fileNode("f", 1, kassett.ID{})),
 		"zero tree":      treeOf(t, r, dirNode("d", kassett.ID{})),
 		"unknown type":   treeOf(t, r, &snapshot.Node{Entry: kassett.Entry{Name: "x", Type: "irregular"}}),

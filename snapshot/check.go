@@ -159,7 +159,11 @@ func (c *treeCheck) content(at treeAt, path string, n *Node) {
 		sum += uint64(size)
 		c.used.Add(h)
 	}
-	if known && sum != n.Size {
+	switch {
+	case known && sum < n.Size:
+		c.tell(repo.Damage, c.at(at, path), fmt.Errorf("the file's size was noted as %d, but its blobs have only %d bytes", n.Size, sum),
+			"its end may be missing; compare it with another snapshot or copy; repair snapshots corrects the size")
+	case known && sum > n.Size:
 		// Old versions of restic wrote such nodes for files that grew while
 		// they were read; nothing that was saved is lost.
 		c.tell(repo.Hint, c.at(at, path), fmt.Errorf("the file's size was noted as %d, but its blobs have %d bytes", n.Size, sum),

@@ -161,7 +161,11 @@ func (m *mender) file(path string, n *Node) *Node {
 		return &next
 	}
 	if next.Size != n.Size || n.Content == nil {
-		m.lost(path, fmt.Errorf("its size was noted as %d, and is %d: corrected, nothing is lost", n.Size, next.Size))
+		what := "nothing is lost"
+		if next.Size < n.Size {
+			what = "its end may never have been saved"
+		}
+		m.lost(path, fmt.Errorf("its size was noted as %d, and is %d: corrected, %s", n.Size, next.Size, what))
 		return &next
 	}
 	return n
