@@ -175,7 +175,9 @@ func (r *Repository) Resolve(ctx context.Context, k kassett.FileKind, prefix str
 	}
 	switch len(found) {
 	case 0:
-		return kassett.ID{}, &kassett.Error{Op: "find", What: what, Kind: kassett.NotFound}
+		return kassett.ID{}, &kassett.Error{
+			Op: "find", What: what, Kind: kassett.NotFound, Hint: fmt.Sprintf("check the ID; kassett list %s shows what is there", k),
+		}
 	case 1:
 		return found[0], nil
 	}

@@ -88,9 +88,13 @@ func Backup(ctx context.Context, r *repo.Repository, src kassett.Source, o Backu
 	}
 	var incomplete error
 	if n := b.problems.Load(); n > 0 {
+		text := "1 problem was named"
+		if n > 1 {
+			text = fmt.Sprintf("%d problems were named", n)
+		}
 		sn.Tags = append(sn.Tags, TagIncomplete)
 		incomplete = &kassett.Error{
-			Op: "backup", Kind: kassett.Incomplete, Err: fmt.Errorf("%d problems were named", n),
+			Op: "backup", Kind: kassett.Incomplete, Err: errors.New(text),
 			Hint: "the snapshot holds the rest; see to what was named and run the backup again",
 		}
 	}
@@ -361,7 +365,7 @@ func (b *backup) checkCut(c kassett.Cut) bool {
 // vanished says of an error whether its file is simply gone.
 func vanished(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
-		return errors.New("vanished before it could be read")
+		return errors.New("not there: it vanished before it could be read, or never was")
 	}
 	return err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io/fs"
 	"strings"
 	"syscall"
 
@@ -47,6 +48,10 @@ func (a *app) report(ctx context.Context, err error) int {
 	text := err.Error()
 	if ctx.Err() != nil {
 		kind, hint, text = kassett.Interrupted, a.afterStop(err), "stopped"
+	}
+	var local *fs.PathError
+	if hint == "" && kind == kassett.NotFound && errors.As(err, &local) {
+		hint = "check the name: no such file is on this machine"
 	}
 	if hint == "" {
 		hint = nextSteps[kind]
