@@ -32,19 +32,18 @@ func TestNightlyKill(t *testing.T) {
 		kills, _ = strconv.Atoi(s)
 	}
 	k := newKiller(t)
-	took := map[string]time.Duration{}
+	took := map[string]time.Duration{} // by each command that was let through
 	for round := range kills {
 		k.change(round)
 		verb := k.verb()
 		limit := took[verb[0]]
 		if limit == 0 {
-			limit = 400 * time.Millisecond
-		}
-		start := time.Now()
-		killed := k.runAndKill(verb, rand.N(limit+limit/8))
-		if !killed { // it got through: the better guess of how long it takes
+			start := time.Now()
+			k.must(verb...)
 			took[verb[0]] = time.Since(start)
+			continue
 		}
+		k.runAndKill(verb, limit)
 		k.must("check")
 		if round%20 == 19 || round == kills-1 {
 			k.proveSnapshots()
@@ -54,9 +53,9 @@ func TestNightlyKill(t *testing.T) {
 	k.must("prune")
 	k.must("check", "--read-data")
 	k.proveSnapshots()
-	t.Logf("%d of %d commands were killed in the middle", k.killed, kills)
-	if k.killed < kills/4 {
-		t.Errorf("only %d of %d commands were caught running: the test proves little", k.killed, kills)
+	t.Logf("of %d commands %d were killed, %d of these after they had changed the repository", kills, k.killed, k.caught)
+	if k.caught < kills/8 {
+		t.Errorf("only %d of %d commands were caught at work: the test proves little", k.caught, kills)
 	}
 }
 
@@ -65,7 +64,7 @@ type killer struct {
 	bin, src, repo, cache string
 	states                map[string]map[string]kassett.ID // tag of the round: path: hash of content
 	tag                   string
-	killed                int
+	killed, caught        int // commands; caught ones had changed the repository
 }
 
 func newKiller(t *testing.T) *killer {
@@ -136,27 +135,74 @@ func (k *killer) command(args ...string) *exec.Cmd {
 	return cmd
 }
 
-// runAndKill starts a command and kills it after a while; it reports whether
-// the kill came before the end.
-func (k *killer) runAndKill(args []string, after time.Duration) bool {
+// runAndKill starts a command and kills it unless it has ended by then: after a
+// while, or shortly after it first changed the repository.
+func (k *killer) runAndKill(args []string, took time.Duration) {
 	k.t.Helper()
+	before := k.stored()
 	cmd := k.command(args...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {
 		k.t.Fatal(err)
 	}
-	timer := time.AfterFunc(after, func() { _ = cmd.Process.Kill() })
+	ended, watched := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(watched)
+		if rand.IntN(4) > 0 {
+			k.untilChanged(before, ended)
+			took = 15 * time.Millisecond
+		}
+		select {
+		case <-time.After(rand.N(took)):
+			_ = cmd.Process.Kill()
+		case <-ended:
+		}
+	}()
 	err := cmd.Wait()
-	timer.Stop()
+	close(ended)
+	<-watched
 	if err == nil {
-		return false
+		return
 	}
 	if cmd.ProcessState.ExitCode() != -1 {
 		k.t.Fatalf("kassett %s: %v\n%s", strings.Join(args, " "), err, out.String())
 	}
 	k.killed++
-	return true
+	if !maps.Equal(before, k.stored()) {
+		k.caught++
+	}
+}
+
+// untilChanged returns when the repository has changed, or at the end.
+func (k *killer) untilChanged(before map[string]bool, ended <-chan struct{}) {
+	for tick := time.NewTicker(time.Millisecond); ; {
+		select {
+		case <-ended:
+			tick.Stop()
+			return
+		case <-tick.C:
+			if !maps.Equal(before, k.stored()) {
+				tick.Stop()
+				return
+			}
+		}
+	}
+}
+
+// stored lists the files of the repository, without locks. They may come and go
+// meanwhile.
+func (k *killer) stored() map[string]bool {
+	names := map[string]bool{}
+	for _, kind := range []string{"data", "index", "snapshots"} {
+		_ = filepath.WalkDir(filepath.Join(k.repo, kind), func(p string, _ fs.DirEntry, err error) error {
+			if err == nil {
+				names[p] = true
+			}
+			return nil
+		})
+	}
+	return names
 }
 
 // must runs a command that has to succeed and returns its standard output.

@@ -79,7 +79,10 @@ func (a *app) locked(ctx context.Context, r *repo.Repository, n need, work func(
 	if err != nil && held.Err() != nil && ctx.Err() == nil {
 		err = fmt.Errorf("%w (then: %w)", context.Cause(held), err) // the lock was lost, that is the reason
 	}
-	if failed := lock.Unlock(); failed != nil {
+	switch failed := lock.Unlock(); {
+	case kassett.KindOf(failed) == kassett.Locked: // lost while the work ran: someone may have pruned beside it
+		err = errors.Join(err, failed)
+	case failed != nil:
 		a.warn("", failed)
 	}
 	return err
