@@ -164,12 +164,12 @@ func (w *work) checkSize(ctx context.Context, i int) error {
 	if f.node.Size == st.size {
 		return nil
 	}
-	n := *f.node
+	n, noted := *f.node, f.node.Size
 	n.Size = st.size
 	f.node = &n
 	return w.fail(ctx, "/"+f.path, &kassett.Error{
 		Op: "restore", Kind: kassett.Incomplete,
-		Err: fmt.Errorf("its size was noted as %d, but %d bytes of content were saved: all of them are restored", f.node.Size, st.size),
+		Err: fmt.Errorf("its size was noted as %d, but %d bytes of content were saved: all of them are restored", noted, st.size),
 	})
 }
 
