@@ -234,6 +234,11 @@ func (s recordSigner) decode(file []byte) (*recordPayload, error) {
 	if !ed25519.Verify(s.public(), file[:end], seal.Signature) {
 		return nil, errors.New("its signature does not fit")
 	}
+	if !bytes.Equal(file, s.sign(file[:end:end])) {
+		// Base64 and JSON can be written in several ways. One record must not
+		// stand under two IDs, of which a lift ends only one.
+		return nil, errors.New("its second line is not as it was written")
+	}
 	// From here on the file is what someone with the key wrote.
 	var head struct {
 		Format string `json:"kassett"`

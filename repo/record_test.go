@@ -171,6 +171,12 @@ func TestRecordDamaged(t *testing.T) {
 	if len(standing(t, r)) != 1 {
 		t.Fatal("the record does not stand")
 	}
+	spaced := st.Clone()
+	again := bytes.Replace(good, []byte(`,"signature":`), []byte(`, "signature":`), 1)
+	putBeside(t, spaced, recordFile(kassett.Hash(again)), again)
+	if _, err := openMemory(t, spaced, password, repo.Options{}).Records(t.Context()); kassett.KindOf(err) != kassett.Corrupt {
+		t.Errorf("the same record written in another way: %v", err)
+	}
 	for i := range good {
 		flipped, cut := slices.Clone(good), good[:i]
 		flipped[i] ^= 1
