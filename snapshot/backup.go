@@ -82,6 +82,10 @@ func Backup(ctx context.Context, r *repo.Repository, src kassett.Source, o Backu
 		sn.Parent = &o.Parent.ID
 	}
 	sn.Tree, sn.Summary = tree, b.count.summary(sn.Time)
+	if sn.Summary.TotalFilesProcessed == 0 && len(o.Excludes) > 0 {
+		// It must not count as the last good one of its source.
+		b.warn("", errors.New("the excludes leave no file to save: check their patterns"))
+	}
 	sn.Tags = append(sn.Tags, b.cuts.tags()...)
 	if o.Level != 0 {
 		sn.Tags = append(sn.Tags, TagLevel+level.String())

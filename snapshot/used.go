@@ -15,7 +15,14 @@ func Used(ctx context.Context, r *repo.Repository, trees []kassett.ID, p *kasset
 	used := r.NewBlobSet()
 	s := &stream{r: r, seen: used, p: p, visit: func(at treeAt, t *Tree, err error) error {
 		if err != nil {
-			return fmt.Errorf("find what is used, folder %q below tree %s: %w", at.path, trees[at.root].Short(), err)
+			err = fmt.Errorf("folder %q below tree %s: %w", at.path, trees[at.root].Short(), err)
+			if kassett.KindOf(err) == kassett.NotFound { // what a snapshot names must be there
+				err = &kassett.Error{
+					Op: "find what is used", Kind: kassett.Corrupt, Err: err,
+					Hint: "run check to see what is damaged; repair index, if an index file is missing",
+				}
+			}
+			return err
 		}
 		addContent(used, t)
 		return nil
