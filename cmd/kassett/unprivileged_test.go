@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -30,11 +31,14 @@ func newUnprivileged(t *testing.T) unprivileged {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := os.ReadFile(self)
-	if err == nil {
-		err = os.WriteFile(u.program, b, 0o755) //nolint:gosec // another user runs it
+	// Another process copies: a program that this one has open for writing while
+	// a test beside it forks cannot be run ("text file busy") until that child
+	// has closed what it inherited.
+	out, err := exec.CommandContext(t.Context(), "install", "-m", "755", self, u.program).CombinedOutput()
+	if err != nil {
+		t.Fatalf("copy the program: %v: %s", err, out)
 	}
-	if err == nil && os.Getuid() == 0 {
+	if os.Getuid() == 0 {
 		err = os.Chown(dir, nobody, nobody)
 	}
 	if err != nil {
@@ -58,7 +62,10 @@ func (u unprivileged) run(t *testing.T, args ...string) (int, string) {
 	if os.Getuid() == 0 {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
 	}
-	out, _ := cmd.CombinedOutput()
+	out, err := cmd.CombinedOutput()
+	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+		t.Fatalf("run kassett %v: %v", args, err)
+	}
 	return cmd.ProcessState.ExitCode(), string(out)
 }
 
