@@ -27,11 +27,16 @@ var may = map[string][]string{
 	".":                   {},
 	"repo":                {".", "repo/*"},
 	"repo/*":              {"."},
+	"storage":             {"."},
 	"storage/*":           {".", "storage"},
 	"source/*":            {"."},
 	"snapshot":            {".", "repo"},
+	"mount":               {".", "repo", "snapshot"},
+	"search":              {".", "repo", "snapshot"},
 	"cmd/*":               {"*"},
 	"bench":               {},
+	"storage/s3":          {".", "storage"},
+	"storage/rest":        {".", "storage"},
 	"storage/storagetest": {"."},
 	"source/sourcetest":   {"."},
 }
@@ -43,7 +48,7 @@ var walls = []struct {
 	why   string
 }{
 	{"database/sql", nil, "SQL lives in catalog and the database sources"},
-	{"net/http", nil, "HTTP lives in storage/s3, storage/rest, rpc, web, station and mount"},
+	{"net/http", []string{"storage/s3", "storage/rest", "mount", "cmd/*"}, "HTTP lives in storage/s3, storage/rest, rpc, web, station and mount"},
 	{"os/exec", []string{"source/*", "cmd/*", "bench"}, "only sources, drills and media start programs"},
 	{"text/template", nil, "it makes the linker keep every method: 17 MiB"},
 	{"html/template", nil, "it makes the linker keep every method: 17 MiB"},

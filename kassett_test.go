@@ -113,3 +113,41 @@ func TestProgressOfNobody(t *testing.T) {
 		t.Errorf("Look = %+v, want %+v", got, want)
 	}
 }
+
+// plain is a storage without abilities, and able one with some.
+type (
+	plain struct{ kassett.Storage }
+	able  struct {
+		kassett.Storage
+		connections int
+	}
+	wrap      struct{ kassett.Storage }
+	wrapTwice struct{ wrap }
+)
+
+func (a able) Connections() int        { return a.connections }
+func (w wrap) Unwrap() kassett.Storage { return w.Storage }
+func (w wrapTwice) Connections() int   { return 7 }
+
+func TestAs(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		s    kassett.Storage
+		want int // 0: not able
+	}{
+		"none":                           {plain{}, 0},
+		"itself":                         {able{connections: 3}, 3},
+		"through a wrapper":              {wrap{able{connections: 3}}, 3},
+		"changed by a wrapper":           {wrapTwice{wrap{able{connections: 3}}}, 7},
+		"a wrapper alone has no ability": {wrapTwice{wrap{plain{}}}, 0},
+		"changed in the middle":          {wrap{wrapTwice{wrap{able{connections: 3}}}}, 7},
+	} {
+		got := 0
+		if p, ok := kassett.As[kassett.Parallel](c.s); ok {
+			got = p.Connections()
+		}
+		if got != c.want {
+			t.Errorf("%s: %d, want %d", name, got, c.want)
+		}
+	}
+}

@@ -61,6 +61,9 @@ func (h Handle) String() string {
 type Info struct {
 	Handle
 	Size int64 // bytes, as stored
+	// Received is when the storage took the file in, by the storage's own
+	// clock and out of the writer's reach; zero where it cannot know that.
+	Received time.Time
 }
 
 // Body is the content of a file to be stored. It can be read more than once,
@@ -110,6 +113,37 @@ type Storage interface {
 	// When it returns nil for an index, a snapshot, a key or the config, the
 	// removal survives a power cut; a pack or a lock may then come back.
 	Delete(ctx context.Context, h Handle) error
+}
+
+// A Wrapper is a storage that adds behaviour to another one: retries, a limit,
+// a cache. See [As].
+type Wrapper interface {
+	Storage
+	// Unwrap returns the storage inside.
+	Unwrap() Storage
+}
+
+// As returns the ability T of s, such as [Beside], and whether s has it. What
+// wraps other storages has an ability when the innermost storage has it; the
+// outermost layer that adds behaviour to that ability is returned.
+func As[T any](s Storage) (T, bool) {
+	outer, ok := s.(T)
+	w, wraps := s.(Wrapper)
+	if !wraps {
+		return outer, ok
+	}
+	inner, has := As[T](w.Unwrap())
+	if has && ok {
+		return outer, true
+	}
+	return inner, has
+}
+
+// Parallel is the ability of a [Storage] to say how many calls pay side by
+// side: one on a spinning disk, several on flash, many across a network.
+type Parallel interface {
+	// Connections returns that number, at least 1.
+	Connections() int
 }
 
 // Beside is the ability of a [Storage] to keep files that are not restic's,

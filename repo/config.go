@@ -127,7 +127,7 @@ const configCopy = "config-"
 
 // findConfigCopy returns the name of such a copy, or "".
 func findConfigCopy(ctx context.Context, st kassett.Storage) string {
-	beside, ok := st.(kassett.Beside)
+	beside, ok := kassett.As[kassett.Beside](st)
 	if !ok {
 		return ""
 	}

@@ -97,7 +97,7 @@ func upgradeConfig(plain []byte) (Config, []byte, error) {
 // that is and how to remove it.
 func (r *Repository) copyAway(ctx context.Context, sealed []byte) (where string, remove func(context.Context) error, err error) {
 	sum := kassett.Hash(sealed)
-	if beside, ok := r.storage.(kassett.Beside); ok {
+	if beside, ok := kassett.As[kassett.Beside](r.storage); ok {
 		name := configCopy + sum.Short()
 		err := beside.PutBeside(ctx, name, kassett.BytesBody(sealed, sum))
 		if kassett.KindOf(err) == kassett.Exists {

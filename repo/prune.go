@@ -375,7 +375,7 @@ func (p *pruning) remove(ctx context.Context) error {
 	if err := p.r.deleteAll(ctx, kassett.PackFile, stray, p.o.Progress); err != nil {
 		return err
 	}
-	if s, ok := p.r.storage.(kassett.Sweeper); ok {
+	if s, ok := kassett.As[kassett.Sweeper](p.r.storage); ok {
 		if _, err := s.Sweep(ctx, time.Now().Add(-sweepAge)); err != nil {
 			p.r.warn(fmt.Errorf("remove what broken-off writes have left: %w", err))
 		}

@@ -44,7 +44,7 @@ func (r *Repository) AddRecord(ctx context.Context, rec Record) (kassett.ID, err
 	invalid := func(err error, hint string) error {
 		return &kassett.Error{Op: "add record", What: string(rec.Kind), Kind: kassett.Invalid, Err: err, Hint: hint}
 	}
-	beside, ok := r.storage.(kassett.Beside)
+	beside, ok := kassett.As[kassett.Beside](r.storage)
 	if !ok {
 		return kassett.ID{}, invalid(errors.New("this storage keeps no files beside a repository"),
 			"keep the repository on storage that does: a folder or an S3 bucket")
@@ -125,7 +125,7 @@ type recordBook struct {
 // readRecords reads all records. Its error is that they could not be looked at.
 func (r *Repository) readRecords(ctx context.Context) (*recordBook, error) {
 	book := &recordBook{good: make(map[kassett.ID]*recordPayload), bad: make(map[kassett.ID]error)}
-	beside, ok := r.storage.(kassett.Beside)
+	beside, ok := kassett.As[kassett.Beside](r.storage)
 	if !ok {
 		return book, nil
 	}

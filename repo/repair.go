@@ -342,7 +342,7 @@ func (x *packRepair) keepRaw(ctx context.Context, info kassett.Info) error {
 		}
 		return errors.Join(x.o.Salvage(info.ID, rc), rc.Close())
 	}
-	beside, ok := x.r.storage.(kassett.Beside)
+	beside, ok := kassett.As[kassett.Beside](x.r.storage)
 	if !ok {
 		return &kassett.Error{
 			Op: "repair packs", Kind: kassett.Invalid, Err: errors.New("this storage has no place beside the repository"),

@@ -41,7 +41,7 @@ type Options struct {
 	PackSize    int    // bytes; 0 = 16 MiB
 	CacheDir    string // "" = the blob table lives in a private temporary file that is removed
 	KeyHint     string // prefix of the ID of the key to try first
-	Connections int    // storage operations side by side; 0 = chosen here
+	Connections int    // storage operations side by side; 0 = what the storage says
 	// KeyCost is the cost of passwords set from now on; zero is the default,
 	// and anything less than the default is for tests.
 	KeyCost Scrypt
@@ -211,6 +211,9 @@ func (r *Repository) KeyID() kassett.ID {
 func (r *Repository) Connections() int {
 	if r.options.Connections > 0 {
 		return r.options.Connections
+	}
+	if p, ok := kassett.As[kassett.Parallel](r.storage); ok {
+		return p.Connections()
 	}
 	return defaultConnections
 }

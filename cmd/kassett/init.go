@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/restic/chunker"
@@ -39,7 +40,7 @@ once, give both the same chunker parameters with --copy-chunker-params.`,
 	return cmd
 }
 
-func (a *app) init(ctx context.Context, from place, copyParams bool, format string) error {
+func (a *app) init(ctx context.Context, from place, copyParams bool, format string) (err error) {
 	o := repo.InitOptions{}
 	switch format {
 	case "1":
@@ -67,10 +68,11 @@ func (a *app) init(ctx context.Context, from place, copyParams bool, format stri
 	if err != nil {
 		return err
 	}
-	st, err := createStorage(where)
+	st, err := a.openStorage(ctx, where, mayCreate)
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, closeStorage(st)) }()
 	r, err := repo.Init(ctx, st, pw, o)
 	if err != nil {
 		return err
@@ -84,10 +86,10 @@ func (a *app) init(ctx context.Context, from place, copyParams bool, format stri
 			MessageType string `json:"message_type"`
 			ID          string `json:"id"`
 			Repository  string `json:"repository"`
-		}{"initialized", id, where})
+		}{"initialized", id, withoutSecret(where)})
 	}
 	return a.summary("made repository %.10s at %s\n\nKeep the password safe, also on paper: without it nobody can read what is kept here.\n",
-		id, safe(where))
+		id, safe(withoutSecret(where)))
 }
 
 // polynomial returns how another repository cuts content.

@@ -7,11 +7,9 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 
 	"kassett"
 	"kassett/repo"
-	"kassett/storage/local"
 )
 
 // need is the lock a command must hold, as in restic.
@@ -49,7 +47,7 @@ func (a *app) withinPlace(ctx context.Context, p place, n need, work func(ctx co
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, r.Close()) }()
+	defer func() { err = errors.Join(err, r.Close(), closeStorage(r.Storage())) }()
 	return a.locked(ctx, r, n, work)
 }
 
@@ -98,52 +96,19 @@ func (a *app) open(ctx context.Context, p place) (*repo.Repository, error) {
 	if err != nil {
 		return nil, err
 	}
-	st, err := openStorage(where)
+	pw, err := a.password(ctx, p)
 	if err != nil {
 		return nil, err
 	}
-	pw, err := a.password(ctx, p)
+	st, err := a.openStorage(ctx, where, mustExist)
 	if err != nil {
 		return nil, err
 	}
 	r, err := repo.Open(ctx, st, pw, o)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", where, err)
+		return nil, errors.Join(fmt.Errorf("%s: %w", withoutSecret(where), err), closeStorage(st))
 	}
 	return r, nil
-}
-
-// openStorage opens the place of a repository that exists.
-func openStorage(where string) (kassett.Storage, error) {
-	path, err := localPath(where)
-	if err != nil {
-		return nil, err
-	}
-	return local.Open(path)
-}
-
-// createStorage makes the place of a new repository.
-func createStorage(where string) (kassett.Storage, error) {
-	path, err := localPath(where)
-	if err != nil {
-		return nil, err
-	}
-	return local.Create(path)
-}
-
-// localPath returns the folder that a repository's place names. Places of other
-// kinds look like restic's: a word, a colon, an address.
-func localPath(where string) (string, error) {
-	if path, ok := strings.CutPrefix(where, "local:"); ok {
-		return path, nil
-	}
-	for _, scheme := range []string{"s3", "sftp", "rest", "b2", "azure", "gs", "swift", "rclone"} {
-		if strings.HasPrefix(where, scheme+":") {
-			return "", invalid("open repository", where, "use a folder; a folder with that name is written local:"+where,
-				fmt.Errorf("this version has no storage of the kind %s", scheme))
-		}
-	}
-	return where, nil
 }
 
 // repoOptions returns how the flags and the environment want a repository used.

@@ -39,7 +39,8 @@ type globals struct {
 	cacheDir    string
 	noCache     bool
 	compression string
-	packSize    uint // MiB
+	packSize    uint              // MiB
+	options     map[string]string // of storages: -o s3.region=eu-north-1
 }
 
 // run runs the program and returns its exit code. When ctx ends, work stops
@@ -151,6 +152,7 @@ func (a *app) globalFlags(f *pflag.FlagSet) {
 	f.BoolVar(&g.noCache, "no-cache", false, "keep no cache")
 	f.StringVar(&g.compression, "compression", "", "compression `mode`: auto, off, fastest, better or max (default: $KASSETT_COMPRESSION or auto)")
 	f.UintVar(&g.packSize, "pack-size", 0, "size of packs in `MiB`, 4 to 128 (default: $KASSETT_PACK_SIZE or 16)")
+	f.StringToStringVarP(&g.options, "option", "o", nil, "set an option of a storage, as `name=value` (repeatable); the handbook's page on storages has them")
 }
 
 // args returns a check of the number of a command's arguments: at least low,

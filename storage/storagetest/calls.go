@@ -74,7 +74,7 @@ type wrapped struct {
 }
 
 var (
-	_ kassett.Storage = (*wrapped)(nil)
+	_ kassett.Wrapper = (*wrapped)(nil)
 	_ kassett.Beside  = (*wrapped)(nil)
 	_ kassett.Sweeper = (*wrapped)(nil)
 )
@@ -87,9 +87,12 @@ func (w *wrapped) call(c Call, do func() error) error {
 	return w.around(c, do)
 }
 
+// Unwrap implements [kassett.Wrapper].
+func (w *wrapped) Unwrap() kassett.Storage { return w.inner }
+
 // beside returns the inner storage's ability.
 func (w *wrapped) beside() (kassett.Beside, error) {
-	if b, ok := w.inner.(kassett.Beside); ok {
+	if b, ok := kassett.As[kassett.Beside](w.inner); ok {
 		return b, nil
 	}
 	return nil, &kassett.Error{Op: "use storage", Kind: kassett.Invalid, Err: errors.New("it keeps no files beside a repository")}
@@ -218,7 +221,7 @@ func (w *wrapped) DeleteBeside(ctx context.Context, name string) error {
 // Sweep implements [kassett.Sweeper]. A storage that leaves nothing behind has
 // nothing to remove.
 func (w *wrapped) Sweep(ctx context.Context, before time.Time) (removed int, err error) {
-	s, ok := w.inner.(kassett.Sweeper)
+	s, ok := kassett.As[kassett.Sweeper](w.inner)
 	if !ok {
 		return 0, nil
 	}
