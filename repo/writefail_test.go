@@ -168,11 +168,12 @@ func TestPackSizes(t *testing.T) {
 	long := storagetest.Random(9, 3*size)
 	saveAll(t, r, repo.DataBlob, append(all, long))
 	saveAll(t, r, repo.TreeBlob, all[:50])
-	small := 0
+	small, packs := 0, 0
 	for info, err := range st.List(t.Context(), kassett.PackFile) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		packs++
 		header, err := r.PackHeader(t.Context(), info.ID, info.Size)
 		if err != nil {
 			t.Fatal(err)
@@ -187,8 +188,10 @@ func TestPackSizes(t *testing.T) {
 			small++
 		}
 	}
-	if small > 4 {
-		t.Errorf("%d packs are less than half full", small)
+	// Which open pack a blob meets is chance, and one that it does not fit into
+	// may have to go as it is.
+	if small > packs/4 {
+		t.Errorf("%d of %d packs are less than half full", small, packs)
 	}
 	mustLoad(t, openStored(t, st), repo.DataBlob, append(all, long))
 }
