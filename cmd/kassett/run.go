@@ -41,6 +41,7 @@ type globals struct {
 	compression string
 	packSize    uint              // MiB
 	options     map[string]string // of storages: -o s3.region=eu-north-1
+	tls         tlsFlags
 }
 
 // run runs the program and returns its exit code. When ctx ends, work stops
@@ -153,6 +154,7 @@ func (a *app) globalFlags(f *pflag.FlagSet) {
 	f.StringVar(&g.compression, "compression", "", "compression `mode`: auto, off, fastest, better or max (default: $KASSETT_COMPRESSION or auto)")
 	f.UintVar(&g.packSize, "pack-size", 0, "size of packs in `MiB`, 4 to 128 (default: $KASSETT_PACK_SIZE or 16)")
 	f.StringToStringVarP(&g.options, "option", "o", nil, "set an option of a storage, as `name=value` (repeatable); the handbook's page on storages has them")
+	g.tls.register(f)
 }
 
 // args returns a check of the number of a command's arguments: at least low,
