@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what tests and benchmarks need beside Go: peers that judge our
-# repositories, and programs that set and read what a backup must keep.
+# repositories, and programs that set and read what a backup must keep; and
+# builds the S3 server of the tests.
 # Says what it installs; changes nothing when all is there.
 # usage: tools/deps.sh [windows]      windows: also what runs Windows programs
 set -euo pipefail
@@ -16,6 +17,13 @@ need=(
 )
 if [ "${1:-}" = windows ]; then
 	need+=(wine64:wine64 x86_64-w64-mingw32-gcc:gcc-mingw-w64-x86-64-win32)
+fi
+if [ "${1:-}" != windows ]; then
+	if [ "${SHORT:-}" = 1 ]; then
+		echo "deps: SHORT=1, left out: the S3 server"
+	else
+		echo "deps: S3 server: $("$(dirname "$0")/s3server.sh")"
+	fi
 fi
 missing=()
 for n in "${need[@]}"; do
