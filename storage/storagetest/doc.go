@@ -7,5 +7,7 @@
 //     may be found afterwards;
 //   - [Tracing] remembers every call.
 //
-// All of them also implement [kassett.Beside] and [kassett.Sweeper].
+// All of these also implement [kassett.Beside] and [kassett.Sweeper].
+// For storages of a network there is [Proxy]: it stands before the real server
+// and cuts, slows, stops and spoils what passes.
 package storagetest
