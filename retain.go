@@ -67,11 +67,12 @@ type Retainer interface {
 	// RetainedUntil returns until when a file is retained; zero when it is
 	// not. A file that is not there is a [NotFound] error.
 	RetainedUntil(ctx context.Context, n StoredName) (time.Time, error)
-	// Retain retains a file at least until the given time, and returns until
-	// when it is now. It extends, and never shortens. A file that is not
-	// there is a [NotFound] error; one that was put in the place of the file
-	// of that name is [Corrupt], as far as the storage can tell.
-	Retain(ctx context.Context, n StoredName, until time.Time) (time.Time, error)
+	// Retain retains a file until the given time, unless it is retained until
+	// least or longer anyway, and returns until when it is now. It extends,
+	// and never shortens. A file that is not there is a [NotFound] error; one
+	// that was put in the place of the file of that name is [Corrupt], as far
+	// as the storage can tell.
+	Retain(ctx context.Context, n StoredName, least, until time.Time) (time.Time, error)
 }
 
 // Version is one version of a file of a [Versioned] storage, or a mark that

@@ -182,7 +182,7 @@ func (l *Locked) RetainedUntil(ctx context.Context, n kassett.StoredName) (time.
 }
 
 // Retain implements [kassett.Retainer].
-func (l *Locked) Retain(ctx context.Context, n kassett.StoredName, until time.Time) (time.Time, error) {
+func (l *Locked) Retain(ctx context.Context, n kassett.StoredName, least, until time.Time) (time.Time, error) {
 	l.change.Lock()
 	defer l.change.Unlock()
 	l.asked["Retain"]++
@@ -193,7 +193,8 @@ func (l *Locked) Retain(ctx context.Context, n kassett.StoredName, until time.Ti
 	if !n.ID.IsZero() && kassett.Hash(v.b) != n.ID {
 		return time.Time{}, fail("retain file", n.String(), kassett.Corrupt)
 	}
-	if until.After(v.until) {
+	if v.until.Before(least) && until.After(v.until) {
+		l.asked["extended"]++
 		v.until = until
 	}
 	return v.until, nil
