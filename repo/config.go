@@ -138,9 +138,3 @@ func findConfigCopy(ctx context.Context, st kassett.Storage) string {
 	}
 	return ""
 }
-
-// putConfig seals and stores a config. It is never compressed.
-func putConfig(ctx context.Context, st kassett.Storage, key *sealKey, plain []byte) error {
-	sealed := key.seal(nil, plain)
-	return st.Put(ctx, kassett.Handle{Kind: kassett.ConfigFile}, kassett.BytesBody(sealed, kassett.Hash(sealed)))
-}

@@ -2,6 +2,7 @@ package repo
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -60,7 +61,8 @@ type indexBuilder struct {
 	json  []byte
 	packs []indexedPack
 	blobs int
-	since time.Time // when the first pack came
+	since time.Time     // when the first pack came
+	age   time.Duration // that it may reach; 0 = indexAge
 }
 
 // indexedPack is a pack with its blobs, by offset.
@@ -95,7 +97,7 @@ func (b *indexBuilder) all() iter.Seq2[kassett.ID, []Blob] {
 // full reports whether the file should be written before n more blobs come.
 func (b *indexBuilder) full(n int) bool {
 	const blobJSON = 170 // bytes, about
-	return len(b.packs) > 0 && (b.blobs+n > indexBlobs || len(b.json)+n*blobJSON > indexBytes || time.Since(b.since) >= indexAge)
+	return len(b.packs) > 0 && (b.blobs+n > indexBlobs || len(b.json)+n*blobJSON > indexBytes || time.Since(b.since) >= cmp.Or(b.age, indexAge))
 }
 
 // bytes returns the JSON of the file. Nothing may be added afterwards.

@@ -18,7 +18,8 @@ func newTable(r *Repository) *blobtable.Table {
 		Warn:    r.warn,
 	}
 	if r.options.CacheDir != "" {
-		o.Dir = filepath.Join(r.options.CacheDir, r.config.ID, "blobs")
+		// Two places of one repository have one ID, and index files of their own.
+		o.Dir = filepath.Join(r.options.CacheDir, r.config.ID, "blobs", r.place.Short())
 	}
 	return blobtable.New(o)
 }

@@ -76,7 +76,7 @@ func TestBrokenTable(t *testing.T) {
 	if err := r.LoadIndex(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
-	files, err := filepath.Glob(filepath.Join(cache, r.Config().ID, "blobs", "*"))
+	files, err := filepath.Glob(filepath.Join(cache, r.Config().ID, "blobs", "*", "*"))
 	if err != nil || len(files) != 1 {
 		t.Fatal(files, err)
 	}

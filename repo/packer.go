@@ -128,7 +128,7 @@ func (w *Writer) newPack(ctx context.Context, size int) (*openPack, error) {
 	}
 	p.users.Store(1)
 	w.mu.Lock()
-	w.inFlight++
+	w.inFlight[p] = struct{}{}
 	w.mu.Unlock()
 	return p, nil
 }
@@ -190,9 +190,8 @@ func (w *Writer) drop(p *openPack) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.inFlight--; w.inFlight == 0 {
-		w.idle.Broadcast()
-	}
+	delete(w.inFlight, p)
+	w.left.Broadcast()
 }
 
 // send finishes a pack, stores it, and puts it into the index. It runs in a
@@ -243,6 +242,9 @@ func (w *Writer) put(p *openPack) (kassett.ID, error) {
 		return kassett.ID{}, err
 	}
 	w.progress.Stored(int64(len(whole)))
+	if w.verify {
+		return h.ID, w.r.verifyStored(w.ctx, h, int64(len(whole)))
+	}
 	return h.ID, nil
 }
 
@@ -251,7 +253,7 @@ func (w *Writer) addToIndex(p indexedPack) error {
 	w.mu.Lock()
 	var full indexBuilder
 	if w.index.full(len(p.blobs)) {
-		full, w.index = w.index, indexBuilder{}
+		full, w.index = w.index, indexBuilder{age: w.index.age}
 	}
 	w.index.add(p)
 	w.mu.Unlock()
@@ -262,7 +264,7 @@ func (w *Writer) addToIndex(p indexedPack) error {
 func (w *Writer) writeIndex(ctx context.Context) error {
 	w.mu.Lock()
 	var rest indexBuilder
-	rest, w.index = w.index, indexBuilder{}
+	rest, w.index = w.index, indexBuilder{age: w.index.age}
 	w.mu.Unlock()
 	return w.saveIndex(ctx, rest)
 }
@@ -274,6 +276,11 @@ func (w *Writer) saveIndex(ctx context.Context, b indexBuilder) error {
 	id, err := w.r.SaveUnpacked(ctx, kassett.IndexFile, b.bytes())
 	if err != nil {
 		return fmt.Errorf("write index: %w", err)
+	}
+	if w.verify {
+		if _, err := w.r.LoadUnpacked(ctx, kassett.IndexFile, id); err != nil {
+			return fmt.Errorf("read back what was written: %w", err)
+		}
 	}
 	if err := w.r.table.Add(ctx, id, b.all()); err != nil {
 		return err

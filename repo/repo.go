@@ -67,6 +67,9 @@ type Repository struct {
 	key     *sealKey // the master key
 	codec   codec
 	table   *blobtable.Table // of known blobs
+	// place is the hash of the sealed config. Places of one repository differ
+	// in it, since no seal is made twice.
+	place kassett.ID
 
 	mu     sync.RWMutex // guards what follows
 	config Config       // changes when migrated
@@ -91,22 +94,35 @@ func Init(ctx context.Context, st kassett.Storage, password []byte, o InitOption
 	if err != nil {
 		return nil, fmt.Errorf("make master key: %w", err)
 	}
+	return makeRepository(ctx, st, password, sealedConfig{cfg, master}, o)
+}
+
+// sealedConfig is what a repository is made of: all places of one have the same.
+type sealedConfig struct {
+	Config
+	key *sealKey // the master key
+}
+
+// makeRepository writes the first key and the config of a repository.
+func makeRepository(ctx context.Context, st kassett.Storage, password []byte, c sealedConfig, o InitOptions) (*Repository, error) {
 	if o.Scrypt != (Scrypt{}) {
 		o.KeyCost = o.Scrypt
 	}
 	// The config comes last: what has one is a repository.
-	id, err := putKey(ctx, st, master, keyRequest{password: password, cost: o.KeyCost, user: o.User, host: o.Host})
+	id, err := putKey(ctx, st, c.key, keyRequest{password: password, cost: o.KeyCost, user: o.User, host: o.Host})
 	if err != nil {
 		return nil, err
 	}
-	plain, err := json.Marshal(cfg)
+	plain, err := json.Marshal(c.Config)
 	if err != nil {
 		return nil, err
 	}
-	if err := putConfig(ctx, st, master, plain); err != nil {
+	sealed := c.key.seal(nil, plain) // never compressed
+	place := kassett.Hash(sealed)
+	if err := st.Put(ctx, kassett.Handle{Kind: kassett.ConfigFile}, kassett.BytesBody(sealed, place)); err != nil {
 		return nil, errors.Join(fmt.Errorf("write config: %w", err), removeLoneKey(ctx, st, id))
 	}
-	return newRepository(st, o.Options, cfg, master, id)
+	return (&Repository{storage: st, options: o.Options, key: c.key, config: c.Config, keyID: id, place: place}).start(), nil
 }
 
 // removeLoneKey removes the key of an init that could not write its config, so
@@ -173,14 +189,13 @@ func Open(ctx context.Context, st kassett.Storage, password []byte, o Options) (
 	if err != nil {
 		return nil, err
 	}
-	return newRepository(st, o, cfg, master, id)
+	return (&Repository{storage: st, options: o, key: master, config: cfg, keyID: id, place: kassett.Hash(sealed)}).start(), nil
 }
 
-// newRepository puts an open repository together.
-func newRepository(st kassett.Storage, o Options, cfg Config, master *sealKey, id kassett.ID) (*Repository, error) {
-	r := &Repository{storage: st, options: o, key: master, config: cfg, keyID: id}
+// start makes what an open repository works with.
+func (r *Repository) start() *Repository {
 	r.table = newTable(r)
-	return r, nil
+	return r
 }
 
 // Close gives back what the repository holds on this machine. The storage is

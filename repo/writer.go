@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime"
 	"sync"
 	"time"
@@ -28,6 +29,12 @@ const abortTime = time.Minute
 // WriterOptions say how a [Writer] works. The zero value is good.
 type WriterOptions struct {
 	Progress *kassett.Progress // told what has been stored; may be nil
+	// Verify reads every pack and index file back from the storage after it was
+	// written, and compares its hash.
+	Verify bool
+	// IndexAge is how old packs get, at most, before an index file names them,
+	// as long as more come; 0 is ten minutes.
+	IndexAge time.Duration
 }
 
 // Saved is what became of one blob.
@@ -44,6 +51,7 @@ type Saved struct {
 type Writer struct {
 	r        *Repository
 	progress *kassett.Progress
+	verify   bool
 	ctx      context.Context //nolint:containedctx // of the senders; ends with the caller's, or at the first error
 	cancel   context.CancelCauseFunc
 
@@ -54,11 +62,16 @@ type Writer struct {
 	senders chan struct{}      // one for each pack that may be sent at once
 
 	mu       sync.Mutex // guards what follows
-	idle     sync.Cond  // inFlight is 0
-	inFlight int        // packs that are closed and not yet durable and indexed
+	left     sync.Cond  // a pack has left inFlight
+	inFlight packSet    // that are not yet durable and indexed
 	err      error      // the first
 	index    indexBuilder
 }
+
+// packSet is a set of packs.
+type packSet map[*openPack]struct{}
+
+func (s packSet) has(p *openPack) bool { _, is := s[p]; return is }
 
 // slot is a place for an open pack.
 type slot struct {
@@ -78,13 +91,14 @@ func (r *Repository) NewWriter(ctx context.Context, o WriterOptions) *Writer {
 	}
 	buffers := len(Writer{}.slots) + senders
 	w := &Writer{
-		r: r, progress: o.Progress,
-		spare:   make(chan []byte, buffers),
-		fresh:   make(chan struct{}, buffers),
-		senders: make(chan struct{}, senders),
+		r: r, progress: o.Progress, verify: o.Verify, index: indexBuilder{age: o.IndexAge},
+		inFlight: make(packSet),
+		spare:    make(chan []byte, buffers),
+		fresh:    make(chan struct{}, buffers),
+		senders:  make(chan struct{}, senders),
 	}
 	w.ctx, w.cancel = context.WithCancelCause(ctx)
-	w.idle.L = &w.mu
+	w.left.L = &w.mu
 	for range buffers {
 		w.fresh <- struct{}{}
 	}
@@ -187,12 +201,14 @@ func (w *Writer) store(ctx context.Context, h BlobHandle, plain []byte) (Saved, 
 func (w *Writer) Flush(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { _ = w.fail(context.Cause(ctx)) })
 	defer stop()
-	w.closePacks()
-	w.mu.Lock()
-	for w.inFlight > 0 {
-		w.idle.Wait()
-	}
-	w.mu.Unlock()
+	return w.Checkpoint()
+}
+
+// Checkpoint makes durable what had been saved when it was called: the packs,
+// and then the index files that name them. Unlike Flush it may run while others
+// go on saving; it leaves packs that are not full.
+func (w *Writer) Checkpoint() error {
+	w.sendAll()
 	if err := w.failure(); err != nil {
 		return err
 	}
@@ -202,6 +218,19 @@ func (w *Writer) Flush(ctx context.Context) error {
 	return nil
 }
 
+// sendAll closes the open packs, and waits until all that were there have been
+// sent or dropped.
+func (w *Writer) sendAll() {
+	w.closePacks()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for p := range maps.Clone(w.inFlight) {
+		for w.inFlight.has(p) {
+			w.left.Wait()
+		}
+	}
+}
+
 // Abort gives up: open packs are dropped, packs on their way are stopped and
 // waited for. What is durable already is put into an index file if that can be
 // done, so that the next backup need not store it again; not, though, when the
@@ -209,12 +238,7 @@ func (w *Writer) Flush(ctx context.Context) error {
 func (w *Writer) Abort() {
 	cause := context.Cause(w.ctx)
 	_ = w.fail(context.Canceled)
-	w.closePacks()
-	w.mu.Lock()
-	for w.inFlight > 0 {
-		w.idle.Wait()
-	}
-	w.mu.Unlock()
+	w.sendAll()
 	if cause != nil && !errors.Is(cause, context.Canceled) && kassett.KindOf(cause) == kassett.Locked {
 		return
 	}
