@@ -13,6 +13,8 @@ need=(
 	setfacl:acl            # access lists, kept by backups
 	setfattr:attr          # extended attributes, kept by backups
 	mkfs.ext4:e2fsprogs    # a fresh file system for each timed restore
+	sshd:openssh-server    # the SFTP server of the tests; it is not started
+	ssh:openssh-client     # the way to it
 	script:bsdutils        # a terminal for the progress display
 )
 if [ "${1:-}" = windows ]; then
@@ -47,6 +49,13 @@ if [ "$(id -u)" -ne 0 ]; then
 	as_root=(sudo)
 fi
 echo "deps: installing with apt-get: ${missing[*]}"
+# A server that is installed for tests must not begin to serve.
+policy=/usr/sbin/policy-rc.d
+if [[ " ${missing[*]} " == *" openssh-server "* && ! -e $policy ]]; then
+	printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee $policy >/dev/null
+	"${as_root[@]}" chmod +x $policy
+	trap '"${as_root[@]}" rm -f $policy' EXIT
+fi
 "${as_root[@]}" apt-get update -qq
 DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 echo "deps: installed"
