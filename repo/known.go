@@ -4,6 +4,7 @@ import (
 	"context"
 	"iter"
 	"path/filepath"
+	"slices"
 
 	"kassett"
 	"kassett/repo/blobtable"
@@ -29,15 +30,29 @@ func newTable(r *Repository) *blobtable.Table {
 // files that are damaged are named in a [kassett.Corrupt] error; all others have
 // been loaded even then.
 func (r *Repository) LoadIndex(ctx context.Context, p *kassett.Progress) error {
-	var ids []kassett.ID
-	for info, err := range r.List(ctx, kassett.IndexFile) {
+	ids, err := r.listIDs(ctx, kassett.IndexFile)
+	if err != nil {
+		return err
+	}
+	for try := 1; ; try++ {
+		loaded := r.table.Update(ctx, ids, p)
+		if r.doomed.packs.Load() == nil || ctx.Err() != nil {
+			return loaded
+		}
+		// A sweep may replace index files beside us.
+		again, err := r.listIDs(ctx, kassett.IndexFile)
 		if err != nil {
 			return err
 		}
-		ids = append(ids, info.ID)
+		if slices.Equal(ids, again) || try == indexTries {
+			return loaded
+		}
+		ids = again
 	}
-	return r.table.Update(ctx, ids, p)
 }
+
+// indexTries is how often the index is loaded while its files change.
+const indexTries = 5
 
 func (r *Repository) loadIndexFile(ctx context.Context, id kassett.ID) (iter.Seq2[kassett.ID, []Blob], error) {
 	c, err := r.readIndex(ctx, id)
@@ -63,8 +78,13 @@ func (r *Repository) readIndex(ctx context.Context, id kassett.ID) (*indexConten
 	return c, nil
 }
 
-// Has reports whether the repository has a blob.
-func (r *Repository) Has(h BlobHandle) bool { return r.table.Has(h) }
+// Has reports whether the repository has a blob that may be relied on.
+func (r *Repository) Has(h BlobHandle) bool {
+	if r.doomed.packs.Load() != nil {
+		return r.hasSafely(h)
+	}
+	return r.table.Has(h)
+}
 
 // Find returns one place of a blob.
 func (r *Repository) Find(h BlobHandle) (Location, bool) { return r.table.Find(h) }

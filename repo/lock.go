@@ -29,18 +29,34 @@ const (
 	cleanupTime    = time.Minute     // the longest that tidying up after cancellation takes
 	lockRetryFirst = 5 * time.Second // between attempts to lock, doubling
 	lockRetryMost  = time.Minute
-	lockReads      = 4 // attempts to read a lock that cannot be read
+	lockReads      = 4               // attempts to read a lock that cannot be read
+	lockBrief      = 2 * time.Minute // how long a lock that is held for seconds is waited for, whoever waits
 )
 
 // LockMode is how a repository is locked.
 type LockMode uint8
 
-// The two modes. Any number of Shared locks go together; an Exclusive one goes
-// with no other.
+// The modes. To stock restic the first two are its shared locks, of which any
+// number go together, and the others its exclusive ones, which go with no other.
 const (
+	// Shared is for whoever relies on what is there.
 	Shared LockMode = iota
+	// Adding is Shared for a careful writer. It refers in what it writes only
+	// to blobs that it stored itself, or for which [Repository.Has] was asked
+	// after the lock was taken and the index was loaded. Then Has does not know
+	// what doomed lists name, and Forgetting and Sweeping go on beside it.
+	Adding
+	// Exclusive is for whoever removes or replaces.
 	Exclusive
+	// Forgetting is Exclusive towards all but Adding, held for seconds: for
+	// removing snapshots.
+	Forgetting
+	// Sweeping is Exclusive towards all but Adding locks that honour the lists
+	// to be swept, held for seconds: for [Repository.Sweep].
+	Sweeping
 )
+
+func (m LockMode) exclusive() bool { return m >= Exclusive }
 
 // LockOptions say how a lock is taken.
 type LockOptions struct {
@@ -50,6 +66,12 @@ type LockOptions struct {
 	// NoLock takes no lock at all: for reading storage that cannot be
 	// written. Whoever removes files meanwhile makes such a reader fail.
 	NoLock bool
+	// Waiting is told who holds the repository, each time that it is another
+	// one that is waited for. When nil, Options.Warn is, once.
+	Waiting func(LockInfo)
+	// Lists are the doomed lists to be swept, for the mode Sweeping. One that
+	// not all holders honour is left out; when none is left it is waited for.
+	Lists []kassett.ID
 	// Cleared is told of every lock that was removed on the way because its
 	// holder is proved to be gone: killed, or cut off from power. When nil,
 	// Options.Warn is.
@@ -59,10 +81,13 @@ type LockOptions struct {
 // Lock is a lock that is held. A goroutine of its own refreshes it.
 type Lock struct {
 	repo     *Repository
+	mode     LockMode
 	cleared  func(LockInfo)
+	lists    []kassett.ID // to be swept, which all other holders honour
 	cancel   context.CancelCauseFunc
 	unshield func()
-	done     chan struct{} // closed when the keeper has ended; what follows is the keeper's until then
+	shares   chan chan struct{} // asks the keeper to make the lock a shared one
+	done     chan struct{}      // closed when the keeper has ended; what follows is the keeper's until then
 
 	file lockFile
 	id   kassett.ID
@@ -78,30 +103,18 @@ type Lock struct {
 // [kassett.Locked] when it is lost: everything done under the lock uses it. If
 // someone else holds the repository the error is [kassett.Locked] and says who.
 func (r *Repository) Lock(ctx context.Context, mode LockMode, o LockOptions) (*Lock, context.Context, error) {
-	l := &Lock{repo: r, done: make(chan struct{}), cleared: o.Cleared, unshield: func() {}}
+	l := &Lock{
+		repo: r, mode: mode, cleared: o.Cleared,
+		unshield: func() {}, shares: make(chan chan struct{}), done: make(chan struct{}),
+	}
 	if o.NoLock {
 		close(l.done)
 		held, cancel := context.WithCancelCause(ctx)
 		l.cancel = cancel
 		return l, held, nil
 	}
-	deadline := time.Now().Add(o.Retry)
-	for wait := lockRetryFirst; ; wait = min(2*wait, lockRetryMost) {
-		err := l.acquire(ctx, mode)
-		if err == nil {
-			break
-		}
-		left := time.Until(deadline)
-		if kassett.KindOf(err) != kassett.Locked || left <= 0 {
-			return nil, ctx, err
-		}
-		if wait == lockRetryFirst {
-			r.warn(err)
-		}
-		// Two that met must not meet again and again.
-		if err := sleep(ctx, min(left, wait+rand.N(wait/4))); err != nil {
-			return nil, ctx, err
-		}
+	if err := l.acquireWithin(ctx, o); err != nil {
+		return nil, ctx, err
 	}
 	held, cancel := context.WithCancelCause(ctx)
 	l.cancel = cancel
@@ -109,10 +122,69 @@ func (r *Repository) Lock(ctx context.Context, mode LockMode, o LockOptions) (*L
 	return l, held, nil
 }
 
+// acquireWithin tries to acquire the lock for as long as the options say.
+func (l *Lock) acquireWithin(ctx context.Context, o LockOptions) error {
+	start := time.Now()
+	var last *heldError
+	for wait := lockRetryFirst; ; wait = min(2*wait, lockRetryMost) {
+		l.lists = slices.Clone(o.Lists)
+		err := l.acquire(ctx)
+		if err == nil {
+			return nil
+		}
+		var by *heldError
+		if !errors.As(err, &by) {
+			return err
+		}
+		limit := o.Retry
+		if by.brief {
+			limit, wait = max(limit, lockBrief), lockPoll
+		}
+		left := limit - time.Since(start)
+		switch {
+		case left <= 0:
+			return err
+		case by.brief:
+		case o.Waiting != nil && (last == nil || !last.same(by)):
+			o.Waiting(by.LockInfo)
+		case o.Waiting == nil && last == nil:
+			l.repo.warn(err)
+		}
+		if !by.brief {
+			last = by
+		}
+		// Two that met must not meet again and again.
+		if err := sleep(ctx, min(left, wait+rand.N(wait/4))); err != nil {
+			return err
+		}
+	}
+}
+
+// Share makes an exclusive lock a shared one, so that those go on who wait for
+// it. If that cannot be done now it is when the lock is next refreshed.
+func (l *Lock) Share() {
+	done := make(chan struct{})
+	select {
+	case l.shares <- done:
+		<-done
+	case <-l.done:
+	}
+}
+
+// Lists returns the doomed lists that may be swept under a lock of the mode
+// [Sweeping]: those of its options that every other holder honours.
+func (l *Lock) Lists() []kassett.ID { return l.lists }
+
 // acquire looks for other locks, writes one, waits, and looks again. Whoever
 // comes at the same moment sees ours, or we see theirs.
-func (l *Lock) acquire(ctx context.Context, mode LockMode) error {
-	l.file = newLockFile(mode)
+func (l *Lock) acquire(ctx context.Context) (err error) {
+	l.file = newLockFile(l.mode)
+	if l.mode == Adding {
+		// Before the lock is there: what it says to honour is honoured by then.
+		if l.file.Honours, err = l.repo.honour(ctx); err != nil {
+			return err
+		}
+	}
 	if err := l.conflict(ctx, kassett.ID{}); err != nil {
 		return err
 	}
@@ -169,6 +241,19 @@ func (l *Lock) keep(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case done := <-l.shares:
+			l.file.Exclusive, l.file.Brief = false, false
+			err := l.refresh(ctx, 0)
+			close(done)
+			if err == nil {
+				fresh, due = time.Now(), lockRefresh
+				continue
+			}
+			if ctx.Err() != nil || l.lost != nil {
+				return
+			}
+			l.repo.warn(fmt.Errorf("make the lock a shared one (tried again in some minutes): %w", err))
+			continue
 		case <-tick.C:
 		}
 		now := time.Now()
@@ -328,12 +413,16 @@ type lockFile struct {
 	UID       uint32    `json:"uid,omitempty"`
 	GID       uint32    `json:"gid,omitempty"`
 
-	Holder *lockHolder `json:"holder,omitempty"` // ours alone
+	// These are ours alone.
+	Holder  *lockHolder  `json:"holder,omitempty"`
+	Adds    bool         `json:"adds,omitempty"`    // of a careful writer: see Adding
+	Honours []kassett.ID `json:"honours,omitempty"` // doomed lists that its holder treats so
+	Brief   bool         `json:"brief,omitempty"`   // held for seconds
 }
 
 func newLockFile(mode LockMode) lockFile {
 	return lockFile{
-		Exclusive: mode == Exclusive, Hostname: thisHost(), Username: thisUser(), PID: os.Getpid(),
+		Exclusive: mode.exclusive(), Adds: mode == Adding, Brief: mode > Exclusive, Hostname: thisHost(), Username: thisUser(), PID: os.Getpid(),
 		UID: uint32(max(0, os.Getuid())), GID: uint32(max(0, os.Getgid())), // -1 on Windows
 		Holder: thisHolder(),
 	}

@@ -22,6 +22,9 @@ type LockInfo struct {
 	UID, GID   uint32
 	Stale      bool // its maker is gone, by proof or by the rule of restic
 	Dead       bool // by proof
+
+	adds, brief bool         // see lockFile
+	honours     []kassett.ID // see lockFile
 }
 
 // loadLock reads one lock file.
@@ -39,6 +42,7 @@ func (r *Repository) loadLock(ctx context.Context, id kassett.ID) (LockInfo, err
 		ID: id, Time: f.Time, Exclusive: f.Exclusive, Host: f.Hostname, User: f.Username,
 		PID: f.PID, UID: f.UID, GID: f.GID, Dead: state == dead,
 		Stale: state == dead || state == unsure && f.stale(time.Now(), thisHost(), os.Getpid()),
+		adds:  f.Adds, brief: f.Brief, honours: f.Honours,
 	}, nil
 }
 
@@ -78,10 +82,10 @@ func (l *Lock) conflict(ctx context.Context, own kassett.ID) error {
 			case err != nil:
 				unread = cmp.Or(unread, err)
 			case info.Dead && l.clear(ctx, info):
-			case l.file.Exclusive || info.Exclusive:
-				return info.refuse()
-			default:
+			case l.goesWith(info):
 				agreed[id] = true
+			default:
+				return info.refuse()
 			}
 			return nil
 		})
@@ -98,6 +102,24 @@ func (l *Lock) conflict(ctx context.Context, own kassett.ID) error {
 			return err
 		}
 	}
+}
+
+// goesWith reports whether ours may stand beside another lock. A list that the
+// other one does not honour is not swept.
+func (l *Lock) goesWith(other LockInfo) bool {
+	switch {
+	case other.Exclusive || l.mode == Exclusive:
+		return false
+	case l.mode == Forgetting:
+		return other.adds
+	case l.mode == Sweeping:
+		lists := slices.DeleteFunc(slices.Clone(l.lists), func(id kassett.ID) bool { return !slices.Contains(other.honours, id) })
+		if !other.adds || len(lists) == 0 {
+			return false
+		}
+		l.lists = lists
+	}
+	return true
 }
 
 // clear removes the lock of a dead holder and reports whether it is gone.
@@ -124,12 +146,26 @@ func (info LockInfo) refuse() error {
 		hint = "its process is gone: run `kassett unlock`"
 	}
 	age := time.Since(info.Time).Round(time.Second)
-	return &kassett.Error{
-		Op: "lock repository", Kind: kassett.Locked, Hint: hint,
-		Err: fmt.Errorf("held %sby %s on %s (process %d), last seen %s, %s ago (lock %s)",
-			how, cmp.Or(info.User, "someone"), cmp.Or(info.Host, "an unknown host"), info.PID,
-			info.Time.Format(time.RFC3339), age, info.ID.Short()),
-	}
+	return &kassett.Error{Op: "lock repository", Kind: kassett.Locked, Hint: hint, Err: &heldError{info, how, age}}
+}
+
+// heldError says who holds the repository.
+type heldError struct {
+	LockInfo
+	how string
+	age time.Duration
+}
+
+func (e *heldError) Error() string {
+	return fmt.Sprintf("held %sby %s, last seen %s, %s ago (lock %s)", e.how, e.Holder(), e.Time.Format(time.RFC3339), e.age, e.ID.Short())
+}
+
+// same reports whether it is the same holder, perhaps with a lock written anew.
+func (e *heldError) same(other *heldError) bool { return e.Holder() == other.Holder() }
+
+// Holder says for people who holds the lock.
+func (info LockInfo) Holder() string {
+	return fmt.Sprintf("%s on %s (process %d)", cmp.Or(info.User, "someone"), cmp.Or(info.Host, "an unknown host"), info.PID)
 }
 
 // Locks returns the locks there are, oldest first. Those that cannot be read

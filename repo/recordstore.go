@@ -183,7 +183,7 @@ func (r *Repository) readRecords(ctx context.Context) (*recordBook, error) {
 // be looked at.
 func readRecord(ctx context.Context, beside kassett.Beside, s recordSigner, id kassett.ID) (p *recordPayload, fault, err error) {
 	name := recordName(id)
-	file, err := readBeside(ctx, beside, name)
+	file, err := readBeside(ctx, beside, name, maxRecord)
 	switch kassett.KindOf(err) {
 	case kassett.NotFound: // taken away since it was listed
 		return nil, badRecord(name, errors.New("it is gone")), nil
@@ -316,7 +316,7 @@ func pinSigner(ctx context.Context, beside kassett.Beside, s recordSigner) error
 // checkSigner compares records/signer with our own key. One that is gone is no
 // fault: it is for others, and the next record brings it back.
 func checkSigner(ctx context.Context, beside kassett.Beside, s recordSigner) error {
-	b, err := readBeside(ctx, beside, signerName)
+	b, err := readBeside(ctx, beside, signerName, maxRecord)
 	if kassett.KindOf(err) == kassett.NotFound {
 		return nil
 	}
@@ -333,16 +333,16 @@ func checkSigner(ctx context.Context, beside kassett.Beside, s recordSigner) err
 	return nil
 }
 
-// readBeside reads one file of at most maxRecord bytes beside a repository.
-func readBeside(ctx context.Context, beside kassett.Beside, name string) (b []byte, err error) {
+// readBeside reads one file of at most limit bytes beside a repository.
+func readBeside(ctx context.Context, beside kassett.Beside, name string, limit int64) (b []byte, err error) {
 	rc, err := beside.GetBeside(ctx, name)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, rc.Close()) }()
-	b, err = io.ReadAll(io.LimitReader(rc, maxRecord+1))
-	if err == nil && len(b) > maxRecord {
-		err = &kassett.Error{Kind: kassett.Corrupt, Err: fmt.Errorf("it has more than %d bytes", maxRecord)}
+	b, err = io.ReadAll(io.LimitReader(rc, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		err = &kassett.Error{Kind: kassett.Corrupt, Err: fmt.Errorf("it has more than %d bytes", limit)}
 	}
 	return b, err
 }

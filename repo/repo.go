@@ -67,6 +67,7 @@ type Repository struct {
 	key     *sealKey // the master key
 	codec   codec
 	table   *blobtable.Table // of known blobs
+	doomed  honoured         // what is treated as if it were not there
 	// place is the hash of the sealed config. Places of one repository differ
 	// in it, since no seal is made twice.
 	place kassett.ID
