@@ -71,6 +71,9 @@ type Info struct {
 type Body struct {
 	Size int64 // bytes
 	Sum  ID    // SHA-256 of the bytes; for bytes in memory their owner vouches
+	// Hot says that nearly every command reads the file, as packs of trees:
+	// a storage that keeps content in a slow class keeps this one in the fast.
+	Hot bool
 	// Open starts a reader at the first byte. The storage closes it.
 	Open func() (io.ReadCloser, error)
 }

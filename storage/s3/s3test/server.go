@@ -5,7 +5,6 @@ package s3test
 
 import (
 	"bytes"
-	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -66,37 +65,31 @@ func Start(t testing.TB, args ...string) *Server {
 			t.Fatal(err)
 		}
 	}
-	ctx, stop := context.WithCancel(context.Background())
 	words := append([]string{
 		"--port", "127.0.0.1:0", "--region", Region, "--keep-alive", "--quiet", "--iam-dir", filepath.Join(s.Folder, "iam"), "--iam-cache-disable",
 	}, args...)
 	words = append(words, "posix", "--versioning-dir", filepath.Join(s.Folder, "versions"), filepath.Join(s.Folder, "data"))
-	cmd := exec.CommandContext(ctx, s.binary, words...)
+	cmd := exec.CommandContext(t.Context(), s.binary, words...)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "ROOT_ACCESS_KEY=" + s.Root.Access, "ROOT_SECRET_KEY=" + s.Root.Secret}
 	cmd.Stdout, cmd.Stderr = &s.said, &s.said
 	cmd.SysProcAttr = endWithParent()
 	if err := cmd.Start(); err != nil {
-		stop()
 		t.Fatal(err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	gone := false
-	t.Cleanup(func() {
-		stop()
-		if !gone {
-			<-ended
-		}
-	})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = cmd.Wait() // it is killed at the end; before that, what it said tells more
+	}()
+	t.Cleanup(func() { <-ended }) // the test's context kills it
 	for begun := time.Now(); ; {
 		if s.Host, err = listensAt(cmd.Process.Pid); err == nil {
 			s.URL = "http://" + s.Host
 			return s
 		}
 		select {
-		case err := <-ended:
-			gone = true
-			t.Fatalf("the S3 server ended: %v\n%s", err, &s.said)
+		case <-ended:
+			t.Fatalf("the S3 server ended: %v\n%s", cmd.ProcessState, &s.said)
 		case <-time.After(10 * time.Millisecond):
 		}
 		if time.Since(begun) > startLimit {
