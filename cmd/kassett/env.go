@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/term"
@@ -14,6 +15,15 @@ import (
 
 // envPrefix begins the name of every environment variable that is ours.
 const envPrefix = "KASSETT_"
+
+// foreignSecrets are variables of others that open storages.
+var foreignSecrets = []string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
+
+// taken reports whether a variable is kept from child processes.
+func taken(name string) bool {
+	name = strings.ToUpper(name)
+	return strings.HasPrefix(name, envPrefix) || slices.Contains(foreignSecrets, name)
+}
 
 // env is all that a run of the program touches of the world around it, apart
 // from files named by the user.
@@ -36,8 +46,9 @@ type env struct {
 }
 
 // systemEnv returns the process's own env. It takes everything that begins
-// with KASSETT_ out of the process environment, so that no child process
-// inherits a password, where one is kept, or which repository is used.
+// with KASSETT_ and the keys of storages out of the process environment, so that
+// no child process inherits a password, where one is kept, or which repository
+// is used.
 func systemEnv() env {
 	own := takeEnv()
 	return env{
@@ -46,7 +57,7 @@ func systemEnv() env {
 		stdout: os.Stdout,
 		stderr: os.Stderr,
 		getenv: func(name string) string {
-			if strings.HasPrefix(name, envPrefix) {
+			if taken(name) {
 				return own[name]
 			}
 			return os.Getenv(name)
@@ -91,12 +102,12 @@ func readTerminal(ctx context.Context) ([]byte, error) {
 	}
 }
 
-// takeEnv moves our variables from the process environment into a map.
+// takeEnv moves what is taken from the process environment into a map.
 func takeEnv() map[string]string {
 	own := make(map[string]string)
 	for _, pair := range os.Environ() {
 		name, value, _ := strings.Cut(pair, "=")
-		if strings.HasPrefix(strings.ToUpper(name), envPrefix) {
+		if taken(name) {
 			own[name] = value
 			_ = os.Unsetenv(name) // fails only for names that cannot be set
 		}
