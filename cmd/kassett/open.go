@@ -16,11 +16,13 @@ import (
 type need uint8
 
 const (
-	unlocked  need = iota // looks at files that never change
-	reading               // shared; --no-lock leaves it out
-	adding                // shared
-	exclusive             // nobody else may be at work
-	checking              // exclusive; --no-lock leaves it out
+	unlocked     need = iota // looks at files that never change
+	reading                  // shared; --no-lock leaves it out
+	adding                   // shared
+	exclusive                // nobody else may be at work
+	checking                 // exclusive; --no-lock leaves it out
+	tending                  // shared; the work keeps parity itself
+	tendingAlone             // exclusive; the work keeps parity itself
 )
 
 // unless is the lock of a command that changes nothing in a dry run: then
@@ -29,7 +31,7 @@ func (n need) unless(dryRun bool) need {
 	if dryRun && n == adding {
 		return reading
 	}
-	if dryRun && n == exclusive {
+	if dryRun && (n == exclusive || n == tendingAlone) {
 		return checking
 	}
 	return n
@@ -57,7 +59,7 @@ func (a *app) locked(ctx context.Context, r *repo.Repository, n need, work func(
 		switch n {
 		case reading, checking:
 			n = unlocked
-		case adding, exclusive:
+		case adding, exclusive, tending, tendingAlone:
 			return invalid("lock repository", "", "leave --no-lock out; another run may prune what this one relies on",
 				errors.New("--no-lock is for commands that read, and for dry runs"))
 		}
@@ -66,7 +68,7 @@ func (a *app) locked(ctx context.Context, r *repo.Repository, n need, work func(
 		return work(ctx, r)
 	}
 	mode := repo.Shared
-	if n == exclusive || n == checking {
+	if n == exclusive || n == checking || n == tendingAlone {
 		mode = repo.Exclusive
 	}
 	lock, held, err := r.Lock(ctx, mode, repo.LockOptions{Retry: a.flags.retryLock})
@@ -74,6 +76,9 @@ func (a *app) locked(ctx context.Context, r *repo.Repository, n need, work func(
 		return err
 	}
 	err = work(held, r)
+	if err == nil && (n == adding || n == exclusive) {
+		err = a.keepParity(held, r)
+	}
 	if err != nil && held.Err() != nil && ctx.Err() == nil {
 		err = fmt.Errorf("%w (then: %w)", context.Cause(held), err) // the lock was lost, that is the reason
 	}

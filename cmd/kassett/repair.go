@@ -15,17 +15,18 @@ import (
 func (a *app) repairCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "repair",
-		Short: "Mend the index, packs or snapshots of a damaged repository",
+		Short: "Mend a damaged repository",
 		Long: `Repair mends a damaged repository. Copy it first: what a repair removes is gone.
 
-The order is: repair index; then, when check --read-data names packs, repair
-packs; then repair snapshots, which takes out of snapshots what is lost.`,
-		Args: args(1, -1, "index, packs or snapshots"),
+The order is: repair parity, if the repository has any, loses nothing and is
+often the end. Otherwise repair index; then, when check --read-data names packs,
+repair packs; then repair snapshots, which takes out of snapshots what is lost.`,
+		Args: args(1, -1, "parity, index, packs or snapshots"),
 		RunE: func(cmd *cobra.Command, given []string) error {
-			return invalid("repair", safe(given[0]), "use kassett repair index, repair packs or repair snapshots", errors.New("that cannot be repaired"))
+			return invalid("repair", safe(given[0]), "use kassett repair parity, repair index, repair packs or repair snapshots", errors.New("that cannot be repaired"))
 		},
 	}
-	cmd.AddCommand(a.repairIndexCommand(), a.repairPacksCommand(), a.repairSnapshotsCommand())
+	cmd.AddCommand(a.repairParityCommand(), a.repairIndexCommand(), a.repairPacksCommand(), a.repairSnapshotsCommand())
 	return cmd
 }
 
