@@ -135,6 +135,8 @@ func (o *Options) Set(name, value string) (err error) {
 		if o.Thaw.Timeout, err = time.ParseDuration(value); err == nil && o.Thaw.Timeout <= 0 {
 			err = errors.New("it is not positive")
 		}
+	case "object-lock", "retain", "retain-slack":
+		err = o.setRetention(name, value)
 	case "restore-tier":
 		if o.Thaw.Tier = value; value != "Standard" && value != "Bulk" && value != "Expedited" {
 			err = errors.New("it is none of Standard, Bulk and Expedited")

@@ -87,6 +87,9 @@ func (s *Storage) putWhole(ctx context.Context, n kassett.StoredName, from *sour
 	body, key := from.body, s.key(n)
 	o := s.putOptions(n, body)
 	s.ifFree(&o)
+	if err := s.lock(ctx, n, &o); err != nil {
+		return err
+	}
 	o.UserMetadata[checksumHeader] = base64.StdEncoding.EncodeToString(body.Sum[:])
 	for try := 0; ; try++ {
 		_, err := s.core.PutObject(ctx, s.o.Bucket, key, from.reader(), body.Size, "", body.Sum.String(), o)
@@ -154,7 +157,11 @@ const (
 // an object. Such files are not ours: restic's and our packs are far smaller.
 func (s *Storage) putParts(ctx context.Context, n kassett.StoredName, from *source) (err error) {
 	key := s.key(n)
-	upload, err := s.core.NewMultipartUpload(ctx, s.o.Bucket, key, s.putOptions(n, from.body))
+	o := s.putOptions(n, from.body)
+	if err := s.lock(ctx, n, &o); err != nil {
+		return err
+	}
+	upload, err := s.core.NewMultipartUpload(ctx, s.o.Bucket, key, o)
 	if err != nil {
 		return err
 	}

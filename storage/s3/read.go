@@ -232,6 +232,13 @@ func (s *Storage) remove(ctx context.Context, n kassett.StoredName) error {
 	if _, err := s.stat(ctx, n); err != nil {
 		return err
 	}
+	locked, err := s.bucketLocks(ctx)
+	if err != nil {
+		return err
+	}
+	if locked {
+		return s.deleteLocked(ctx, n)
+	}
 	return s.core.RemoveObject(ctx, s.o.Bucket, s.key(n), minio.RemoveObjectOptions{})
 }
 

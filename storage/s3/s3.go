@@ -37,6 +37,7 @@ type Storage struct {
 	// single is the largest body, in bytes, that is put in one request.
 	single int64
 	clock  *clock
+	locks  bucketLock
 	idle   func() // closes connections that are not in use
 }
 
@@ -54,6 +55,9 @@ const maxSingle = 5 << 30
 // credentials need: whether a bucket and a repository are there is seen by the
 // first call.
 func Open(o Options) (*Storage, error) {
+	if err := o.finishRetention(); err != nil {
+		return nil, err
+	}
 	rt := o.Transport
 	if rt == nil {
 		rt = http.DefaultTransport
