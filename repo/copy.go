@@ -3,55 +3,165 @@ package repo
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
-	"sync/atomic"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"kassett"
 )
 
-// CopyStats is what a copy did.
+// CopyStats is what a copy did in one target, or would do.
 type CopyStats struct {
-	Blobs   uint64 `json:"blobs"`   // copied
-	Bytes   uint64 `json:"bytes"`   // of them, as they were sealed in the source
-	Skipped uint64 `json:"skipped"` // blobs of the set that were there already
+	Blobs   uint64 `json:"blobs"`         // copied, those of whole packs among them
+	Bytes   uint64 `json:"bytes"`         // of them, as they were sealed in the source
+	Skipped uint64 `json:"skipped"`       // blobs of the set that were there already
+	Packs   uint64 `json:"packs"`         // moved whole
+	Found   uint64 `json:"packs_resumed"` // of them, stored by an earlier copy that was cut
 }
 
-// CopyBlobs copies the blobs of set, which belongs to src, to dst, and makes
-// them durable there. Packs are read one after another, each once. A blob is
-// opened and hashed, then sealed with the other master key; one that is
-// compressed is not compressed again. What is damaged in one pack is taken from
-// another. A blob that cannot be had is a [kassett.Corrupt] error, and one that
-// src does not know a [kassett.NotFound] error; both name it, and what was
-// copied before stays and is skipped by the next copy.
+// CopyTarget is one of the repositories that a copy goes to.
+type CopyTarget struct {
+	Repo *Repository
+	// Held ends when the lock on Repo is lost; nil stands for the context of
+	// the copy.
+	Held  context.Context //nolint:containedctx // each target's lock ends by itself
+	Stats CopyStats       // what the copy did there
+	// Err says why nothing more goes there; nil while all is well. A target
+	// that comes with one is passed over.
+	Err error
+}
+
+// CopyOptions say how [CopyBlobs] works. The zero value is good.
+type CopyOptions struct {
+	Progress *kassett.Progress
+	// Verify reads all that was written back from the target, and compares it.
+	Verify bool
+	// DryRun counts what would be copied, and writes nothing.
+	DryRun bool
+	// Patience is how long one of several targets may take for one pack before
+	// it is given up, so that the others go on; 0 is half an hour.
+	Patience time.Duration
+}
+
+const (
+	// copyPatience lets 16 MiB pass eight at a time at 80 KB/s.
+	copyPatience = 30 * time.Minute
+	// copyIndexAge bounds what a copy that is killed has to send again: packs
+	// that no index file names are only found again when they were moved whole.
+	copyIndexAge = 2 * time.Minute
+	// copyMemory bounds the packs that are held whole, in bytes. The longest
+	// pack that restic makes has 128 MiB; longer ones are taken apart.
+	copyMemory = 144 << 20
+	// copyBatch is how many packs are looked up at once, so that their blobs
+	// take little memory.
+	copyBatch = 256
+	// maxFaults is how many damaged blobs are named one by one.
+	maxFaults = 10
+)
+
+// CopyBlobs copies the blobs of set, which belongs to src, to all targets in one
+// pass, and makes them durable there. Packs are read one after another, each
+// once, and what was read is written to the targets side by side.
 //
-// The caller holds a lock on both and has loaded both indexes.
-func CopyBlobs(ctx context.Context, src, dst *Repository, set *BlobSet, p *kassett.Progress) (CopyStats, error) {
-	c := &copying{src: src, dst: dst, set: set, progress: p, done: src.NewBlobSet()}
-	p.Enter("copy blobs")
-	if err := c.expect(ctx); err != nil {
-		return CopyStats{}, err
+// A target that is a replica of src gets packs as they are, when most of a pack
+// is wanted: their bytes are compared with their name, and their header with the
+// index. Blobs of other packs are opened and hashed, and go into new packs;
+// where the master key is another one they are sealed anew, but not compressed
+// again. What is damaged in one pack is taken from another.
+//
+// What goes wrong with one target is noted in its Err and does not stop the
+// others. The error says what is wrong with src, or that ctx has ended. A blob
+// that cannot be had is a [kassett.Corrupt] error that names it, or a
+// [kassett.NotFound] error when no index file does; the rest is copied all the
+// same. The set that is returned has the blobs that could be had. What a copy
+// that was cut has stored is skipped by the next one.
+//
+// The caller holds a lock on all of them and has loaded their indexes.
+func CopyBlobs(ctx context.Context, src *Repository, set *BlobSet, targets []*CopyTarget, o CopyOptions) (*BlobSet, error) {
+	c := &copying{
+		src: src, set: set, o: o, planned: src.NewBlobSet(), had: src.NewBlobSet(),
+		memory: semaphore.NewWeighted(copyMemory),
 	}
-	c.w = dst.NewWriter(ctx, WriterOptions{Progress: p})
-	err := c.packs(ctx)
+	if err := c.start(ctx, targets); err != nil {
+		return c.had, err
+	}
+	o.Progress.Enter("copy blobs")
+	err := c.expect(ctx)
 	if err == nil {
-		err = c.w.Flush(ctx)
+		err = c.packs(ctx)
 	}
-	if err != nil {
-		c.w.Abort()
-	}
-	return CopyStats{Blobs: c.blobs.Load(), Bytes: c.bytes.Load(), Skipped: c.skipped}, err
+	return c.had, c.end(ctx, err)
 }
 
 // copying is one copy at work.
 type copying struct {
-	src, dst *Repository
-	set      *BlobSet
-	done     *BlobSet // blobs of set that are on their way, or there
-	w        *Writer
-	progress *kassett.Progress
+	src     *Repository
+	set     *BlobSet
+	o       CopyOptions
+	ends    []*copyEnd
+	planned *BlobSet // blobs of set that are in a pack that was looked at
+	had     *BlobSet // blobs of set that could be read
+	memory  *semaphore.Weighted
 
-	blobs, bytes atomic.Uint64
-	skipped      uint64
+	mu     sync.Mutex // guards what follows
+	faults []error    // the first of those that could not
+	lost   int
+}
+
+// start begins the work at every target.
+func (c *copying) start(ctx context.Context, targets []*CopyTarget) error {
+	for _, t := range targets {
+		if t.Err != nil {
+			continue
+		}
+		replica, err := t.Repo.ReplicaOf(c.src)
+		if err != nil {
+			t.Err = err
+			continue
+		}
+		e := newCopyEnd(ctx, t, replica, c.o)
+		if len(targets) > 1 {
+			e.patience = cmp.Or(c.o.Patience, copyPatience)
+		}
+		c.ends = append(c.ends, e)
+	}
+	return context.Cause(ctx)
+}
+
+// live reports whether a target is left.
+func (c *copying) live() bool { return slices.ContainsFunc(c.ends, (*copyEnd).live) }
+
+// end makes durable what was copied, and says how the copy went.
+func (c *copying) end(ctx context.Context, err error) error {
+	var g errgroup.Group
+	for _, e := range c.ends {
+		g.Go(func() error {
+			e.finish(ctx, err == nil)
+			return nil
+		})
+	}
+	_ = g.Wait() // each notes its own
+	if err != nil || !c.live() && len(c.faults) == 0 {
+		return err
+	}
+	if more := c.lost - len(c.faults); more > 0 {
+		c.faults = append(c.faults, fmt.Errorf("and %d more blobs", more))
+	}
+	return cmp.Or(errors.Join(c.faults...), c.set.Err(), c.planned.Err(), c.had.Err())
+}
+
+// lose notes a blob that no pack has as it was.
+func (c *copying) lose(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.lost++; c.lost <= maxFaults {
+		c.faults = append(c.faults, err)
+	}
 }
 
 // expect tells the progress how much there is to copy.
@@ -59,26 +169,20 @@ func (c *copying) expect(ctx context.Context) error {
 	var last BlobHandle
 	var blobs, bytes int64
 	err := c.src.table.Each(func(l Location) bool {
-		if l.BlobHandle != last && c.set.Has(l.BlobHandle) && !c.dst.Has(l.BlobHandle) {
+		lacks := func(e *copyEnd) bool { return !e.Repo.Has(l.BlobHandle) }
+		if l.BlobHandle != last && c.set.Has(l.BlobHandle) && slices.ContainsFunc(c.ends, lacks) {
 			blobs++
 			bytes += int64(l.Length)
 		}
 		last = l.BlobHandle
 		return ctx.Err() == nil
 	})
-	c.progress.Expect(blobs, bytes)
+	c.o.Progress.Expect(blobs, bytes)
 	return cmp.Or(context.Cause(ctx), err)
 }
 
-// copiedPack is a pack of the source and what is wanted of it.
-type copiedPack struct {
-	id    kassett.ID
-	blobs []Blob
-}
-
-// copyBatch is how many packs are looked up at once, so that their blobs take
-// little memory.
-const copyBatch = 256
+// errNoTarget ends a copy early: every target has noted its own error.
+var errNoTarget = errors.New("no target is left")
 
 // packs goes through the packs of the source.
 func (c *copying) packs(ctx context.Context) error {
@@ -89,75 +193,119 @@ func (c *copying) packs(ctx context.Context) error {
 		return err
 	}
 	err := c.src.ByPack(func(id kassett.ID, blobs []Blob) error {
-		if want := c.wanted(blobs); len(want) > 0 {
-			batch = append(batch, copiedPack{id, want})
+		if !c.live() {
+			return errNoTarget
+		}
+		if p := c.plan(id, blobs); len(p.want) > 0 && !c.o.DryRun {
+			batch = append(batch, p)
 		}
 		if len(batch) == copyBatch {
 			return flush()
 		}
 		return context.Cause(ctx)
 	})
-	if err != nil {
-		return err
+	if err == nil {
+		err = flush()
 	}
-	if err := flush(); err != nil {
-		return err
+	if errors.Is(err, errNoTarget) {
+		return nil
 	}
-	if err := cmp.Or(c.set.Err(), c.done.Err()); err != nil {
-		return err
-	}
-	if missing := c.set.Len() - c.done.Len(); missing > 0 {
-		return &kassett.Error{
+	if missing := c.set.Len() - c.planned.Len(); err == nil && missing > 0 {
+		c.lose(&kassett.Error{
 			Op: "copy", Kind: kassett.NotFound, Err: fmt.Errorf("%d blobs are in no pack that the index of the source names", missing),
 			Hint: "run `kassett check` on the source",
-		}
+		})
 	}
-	return nil
+	return err
 }
 
-// wanted returns those of a pack's blobs that are to be copied.
-func (c *copying) wanted(blobs []Blob) []Blob {
-	var want []Blob
+// copiedPack is a pack of the source and what is wanted of it.
+type copiedPack struct {
+	id    kassett.ID
+	all   []Blob     // by offset; nil when no target gets it whole
+	want  []Blob     // those that at least one target lacks
+	whole []*copyEnd // the targets that get it whole
+}
+
+// plan decides how the blobs of a pack come to the targets. The first pack that
+// has a blob is where it is taken from.
+func (c *copying) plan(id kassett.ID, blobs []Blob) copiedPack {
+	p := copiedPack{id: id}
+	var ours []Blob
 	for _, b := range blobs {
-		if !c.set.Has(b.BlobHandle) || !c.done.Add(b.BlobHandle) {
-			continue
+		if c.set.Has(b.BlobHandle) && c.planned.Add(b.BlobHandle) {
+			ours = append(ours, b)
 		}
-		if c.dst.Has(b.BlobHandle) {
-			c.skipped++
-			continue
-		}
-		want = append(want, b)
 	}
-	return want
+	if len(ours) == 0 {
+		return p
+	}
+	lacking := make(map[BlobHandle]struct{}, len(ours))
+	for _, e := range c.ends {
+		var count, bytes uint64
+		for _, b := range ours {
+			if !e.Repo.Has(b.BlobHandle) {
+				lacking[b.BlobHandle] = struct{}{}
+				count++
+				bytes += uint64(b.Length)
+			}
+		}
+		e.skipped += uint64(len(ours)) - count
+		whole := e.replica && wholeSize(blobs) > 0 && worthWhole(bytes, wholeSize(blobs)) && !e.knows(id, blobs)
+		if whole {
+			p.whole = append(p.whole, e)
+		}
+		if c.o.DryRun {
+			e.count(count, bytes, whole)
+		}
+	}
+	for _, b := range ours {
+		if _, is := lacking[b.BlobHandle]; is {
+			p.want = append(p.want, b)
+		} else {
+			c.had.Add(b.BlobHandle) // of no interest whether src still has it
+		}
+	}
+	if len(p.whole) > 0 {
+		p.all = slices.Clone(blobs)
+	}
+	return p
 }
 
-// pack copies from one pack.
-func (c *copying) pack(ctx context.Context, p copiedPack) error {
-	info, err := c.src.storage.Stat(ctx, kassett.Handle{Kind: kassett.PackFile, ID: p.id})
-	if err != nil && kassett.KindOf(err) != kassett.NotFound {
-		return fmt.Errorf("copy from pack %s: %w", p.id, err)
+// worthWhole reports whether a pack of size bytes is moved as it is for the sake
+// of used bytes in it. What is not used is sent and kept in vain; on the other
+// hand nothing has to be opened, and both places have the same file: a third of
+// what is wanted is little for that, and more is left to prune.
+func worthWhole(used uint64, size int64) bool { return used*4 >= uint64(size)*3 }
+
+// wholeSize returns the length, in bytes, of a pack of exactly these blobs, which
+// are sorted by offset, or 0 when there is no such pack or it is too long to be
+// held in memory.
+func wholeSize(blobs []Blob) int64 {
+	size, header := int64(0), int64(packOverhead)
+	for _, b := range blobs {
+		if int64(b.Offset) != size {
+			return 0
+		}
+		size += int64(b.Length)
+		header += int64(entrySize(b))
 	}
-	scratch := takeBuffers()
-	defer scratch.giveBack()
-	return c.src.scanPack(ctx, storedPack{p.id, info.Size}, p.blobs, func(b Blob, sealed []byte, err error) error {
-		defer c.progress.Done(1, int64(b.Length))
-		if err == nil {
-			scratch.plain, err = c.src.openBlob(scratch.plain[:0], b, sealed, scratch)
+	if size += header; size > copyMemory {
+		return 0
+	}
+	return size
+}
+
+// Covers reports whether every blob of sub is in set; both belong to r.
+func (r *Repository) Covers(set, sub *BlobSet) bool {
+	var last BlobHandle
+	left := sub.Len()
+	err := r.table.Each(func(l Location) bool {
+		if l.BlobHandle != last && sub.Has(l.BlobHandle) && set.Has(l.BlobHandle) {
+			left--
 		}
-		if err != nil {
-			// LoadBlob tries every place, and says what is wrong with each.
-			if scratch.plain, err = c.src.LoadBlob(ctx, b.BlobHandle, scratch.plain); err != nil {
-				return err
-			}
-			b.Plain = 0
-		}
-		c.blobs.Add(1)
-		c.bytes.Add(uint64(b.Length))
-		if b.Plain != 0 && c.dst.Config().Version >= 2 {
-			scratch.sealed = c.dst.key.seal(scratch.sealed[:0], scratch.frame)
-			return c.w.SaveSealed(ctx, b, scratch.sealed)
-		}
-		_, err = c.w.Save(ctx, b.Type, scratch.plain)
-		return err
+		last = l.BlobHandle
+		return true
 	})
+	return err == nil && left == 0
 }

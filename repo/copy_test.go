@@ -2,6 +2,7 @@ package repo_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -10,6 +11,13 @@ import (
 	"kassett/repo"
 	"kassett/storage/storagetest"
 )
+
+// copyTo copies blobs to one target.
+func copyTo(ctx context.Context, src, dst *repo.Repository, set *repo.BlobSet) (repo.CopyStats, error) {
+	to := &repo.CopyTarget{Repo: dst}
+	_, err := repo.CopyBlobs(ctx, src, set, []*repo.CopyTarget{to}, repo.CopyOptions{Verify: true})
+	return to.Stats, errors.Join(to.Err, err)
+}
 
 func TestCopyBlobs(t *testing.T) {
 	t.Parallel()
@@ -25,7 +33,7 @@ func TestCopyBlobs(t *testing.T) {
 			}
 			dst, dir := newRepo(t, repo.InitOptions{Version: version})
 			mustBackUp(t, dst, manyFiles(1, 10)...)
-			stats, err := repo.CopyBlobs(ctx, src, dst, used, nil)
+			stats, err := copyTo(ctx, src, dst, used)
 			if err != nil || stats.Blobs != 41 || stats.Skipped != 10 {
 				t.Fatalf("%+v, %v; want 41 blobs copied and 10 skipped", stats, err)
 			}
@@ -34,7 +42,7 @@ func TestCopyBlobs(t *testing.T) {
 			}
 			wantSound(t, reopen(t, dir, repo.Options{}))
 			restic(t, dir, "check", "--read-data")
-			again, err := repo.CopyBlobs(ctx, src, dst, used, nil)
+			again, err := copyTo(ctx, src, dst, used)
 			if err != nil || again.Blobs != 0 || again.Skipped != 51 {
 				t.Errorf("a second copy: %+v, %v", again, err)
 			}
@@ -56,7 +64,7 @@ func TestCopyOfDamage(t *testing.T) {
 	h := dataPack(t, src)
 	m.Damage(h, func(b []byte) []byte { b[100] ^= 1; return b })
 	dst, _ := storyRepo(t, few)
-	_, err = repo.CopyBlobs(ctx, src, dst, used, nil)
+	_, err = copyTo(ctx, src, dst, used)
 	if kassett.KindOf(err) != kassett.Corrupt || !strings.Contains(fmt.Sprint(err), h.ID.String()) {
 		t.Errorf("copy: %v, want damage in %s", err, h.ID)
 	}
@@ -65,7 +73,7 @@ func TestCopyOfDamage(t *testing.T) {
 	if err := src.LoadIndex(ctx, nil); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := repo.CopyBlobs(ctx, src, dst, used, nil); err != nil {
+	if _, err := copyTo(ctx, src, dst, used); err != nil {
 		t.Errorf("copy with a second place: %v", err)
 	}
 	if err := copySnapshots(ctx, src, dst); err != nil {
@@ -91,7 +99,7 @@ func TestCopyReadsPacksOnce(t *testing.T) {
 	}
 	dst, _ := storyRepo(t, few)
 	tracing.Reset()
-	if _, err := repo.CopyBlobs(ctx, src, dst, used, nil); err != nil {
+	if _, err := copyTo(ctx, src, dst, used); err != nil {
 		t.Fatal(err)
 	}
 	reads := map[kassett.Handle]int{}

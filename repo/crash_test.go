@@ -101,7 +101,7 @@ func acts(t *testing.T) []act {
 						return err
 					}
 					return withRepo(ctx, st, func(dst *repo.Repository) error {
-						if _, err := repo.CopyBlobs(ctx, src, dst, used, nil); err != nil {
+						if _, err := copyTo(ctx, src, dst, used); err != nil {
 							return err
 						}
 						return copySnapshots(ctx, src, dst)

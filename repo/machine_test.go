@@ -124,7 +124,7 @@ func (m *machine) copy(t *rapid.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := repo.CopyBlobs(ctx, src, dst, used, nil); err != nil {
+			if _, err := copyTo(ctx, src, dst, used); err != nil {
 				return err
 			}
 			return copySnapshots(ctx, src, dst)

@@ -51,6 +51,27 @@ func (r *Repository) ReplicaOf(other *Repository) (bool, error) {
 	return true, nil
 }
 
+// CopySnapshot stores a snapshot of src in r, which is a replica of it, under its
+// own ID, byte for byte. All blobs it leads to must be durable and in the index.
+// With verify the file is read back from the storage. One that is there already
+// is no error.
+func (r *Repository) CopySnapshot(ctx context.Context, src *Repository, id kassett.ID, verify bool) error {
+	h := kassett.Handle{Kind: kassett.SnapshotFile, ID: id}
+	sealed, _, err := src.loadUnpacked(ctx, h)
+	if err != nil {
+		return err
+	}
+	if err := r.put(ctx, h, kassett.BytesBody(sealed, id)); kassett.KindOf(err) == kassett.Exists {
+		verify = true
+	} else if err != nil {
+		return err
+	}
+	if verify {
+		return r.verifyStored(ctx, h, int64(len(sealed)))
+	}
+	return nil
+}
+
 // SamePlace reports whether r and other rest in the same place, by whatever
 // names it was reached. Both are locked by the caller: then the locks of the one
 // are seen in the other, and only there.

@@ -74,27 +74,29 @@ var errNotSame = errors.New("it does not open to the same bytes")
 // LoadUnpacked returns the plaintext of an index, snapshot or lock file. Bytes
 // that do not match the file's name or seal are a [kassett.Corrupt] error.
 func (r *Repository) LoadUnpacked(ctx context.Context, k kassett.FileKind, id kassett.ID) ([]byte, error) {
-	h := kassett.Handle{Kind: k, ID: id}
-	var sealed []byte
+	_, plain, err := r.loadUnpacked(ctx, kassett.Handle{Kind: k, ID: id})
+	return plain, err
+}
+
+// loadUnpacked returns a file as it is stored, and its plaintext.
+func (r *Repository) loadUnpacked(ctx context.Context, h kassett.Handle) (sealed, plain []byte, err error) {
 	// A second look tells a fault of the way from a fault of the file.
 	for second := false; ; second = true {
-		var err error
-		if sealed, err = readWhole(ctx, r.storage, h, unpackedLimit(k)+Overhead+1); err != nil {
-			return nil, fmt.Errorf("read %s: %w", h, err)
+		if sealed, err = readWhole(ctx, r.storage, h, unpackedLimit(h.Kind)+Overhead+1); err != nil {
+			return nil, nil, fmt.Errorf("read %s: %w", h, err)
 		}
 		sum := kassett.Hash(sealed)
-		if sum == id {
+		if sum == h.ID {
 			break
 		}
 		if second {
-			return nil, damagedFile(h, fmt.Errorf("its %d bytes have the hash %s", len(sealed), sum))
+			return nil, nil, damagedFile(h, fmt.Errorf("its %d bytes have the hash %s", len(sealed), sum))
 		}
 	}
-	plain, err := r.openUnpacked(k, sealed)
-	if err != nil {
-		return nil, damagedFile(h, err)
+	if plain, err = r.openUnpacked(h.Kind, sealed); err != nil {
+		return nil, nil, damagedFile(h, err)
 	}
-	return plain, nil
+	return sealed, plain, nil
 }
 
 func damagedFile(h kassett.Handle, err error) error {

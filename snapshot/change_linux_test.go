@@ -305,16 +305,16 @@ func TestCopy(t *testing.T) {
 	list, err := snapshot.List(t.Context(), src, snapshot.Filter{})
 	must(t, err)
 	there := 0
-	o := snapshot.CopyOptions{Done: func(_, _ *snapshot.Snapshot, was bool) {
+	o := snapshot.CopyOptions{Done: func(_ int, _, _ *snapshot.Snapshot, was bool) {
 		if was {
 			there++
 		}
 	}}
-	first, err := snapshot.Copy(t.Context(), src, dst, list[:1], o)
+	first, err := copyTo(t.Context(), src, dst, list[:1], o)
 	must(t, err)
-	second, err := snapshot.Copy(t.Context(), src, dst, list, o)
+	second, err := copyTo(t.Context(), src, dst, list, o)
 	must(t, err)
-	third, err := snapshot.Copy(t.Context(), src, dst, list, o)
+	third, err := copyTo(t.Context(), src, dst, list, o)
 	must(t, err)
 	if there != 3 || first.Blobs == 0 || second.Blobs == 0 || second.Blobs >= first.Blobs || third.Blobs != 0 {
 		t.Errorf("copied %+v, %+v, %+v; %d were there", first, second, third, there)
@@ -334,7 +334,7 @@ func TestCopyPassesOverTheDamaged(t *testing.T) {
 	t.Parallel()
 	src, _, list := damagedRepo(t)
 	dst, dir := newRepo(t)
-	_, err := snapshot.Copy(t.Context(), src, dst, list, snapshot.CopyOptions{})
+	_, err := copyTo(t.Context(), src, dst, list, snapshot.CopyOptions{})
 	if err == nil || !strings.Contains(err.Error(), list[1].ID.Short()) {
 		t.Errorf("got %v", err)
 	}

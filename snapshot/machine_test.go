@@ -171,7 +171,7 @@ func (m *machine) copy(t *rapid.T) {
 			return err
 		}
 		if m.run(t, 1, func(ctx context.Context, dst *repo.Repository) error {
-			_, err := snapshot.Copy(ctx, src, dst, list, snapshot.CopyOptions{})
+			_, err := copyTo(ctx, src, dst, list, snapshot.CopyOptions{})
 			return err
 		}) {
 			maps.Copy(m.promised[1], was)

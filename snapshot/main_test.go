@@ -307,3 +307,10 @@ func (s *countingSource) Open(ctx context.Context, path string, e *kassett.Entry
 	s.opened.Add(1)
 	return s.Source.Open(ctx, path, e)
 }
+
+// copyTo copies snapshots to one target.
+func copyTo(ctx context.Context, src, dst *repo.Repository, list []*snapshot.Snapshot, o snapshot.CopyOptions) (repo.CopyStats, error) {
+	to := &repo.CopyTarget{Repo: dst}
+	err := snapshot.Copy(ctx, src, []*repo.CopyTarget{to}, list, o)
+	return to.Stats, errors.Join(to.Err, err)
+}
