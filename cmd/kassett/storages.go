@@ -42,6 +42,8 @@ func (a *app) openStorage(ctx context.Context, where string, w whether) (kassett
 		return openLocal(address, w)
 	case "s3":
 		return a.openS3(ctx, address, w)
+	case "sftp":
+		return a.openSFTP(ctx, address, w)
 	default:
 		return nil, invalid("open repository", withoutSecret(where), "use a folder; a folder with that name is written local:"+where,
 			fmt.Errorf("this version has no storage of the kind %s", kind))
