@@ -174,22 +174,26 @@ func (rec *Record) checkKind(persons int) error {
 	return nil
 }
 
+// recordVerifier verifies the records of one repository.
+type recordVerifier struct {
+	repository string
+	public     ed25519.PublicKey
+}
+
 // recordSigner signs and verifies the records of one repository.
 type recordSigner struct {
-	repository string
-	key        ed25519.PrivateKey
+	recordVerifier
+	key ed25519.PrivateKey
 }
 
 // signer derives the signing key. Whoever can open the repository can sign; who
 // cannot verifies with the public key in records/signer.
 func (r *Repository) signer() recordSigner {
 	id := r.Config().ID
-	return recordSigner{id, ed25519.NewKeyFromSeed(r.key.subkey("kassett "+recordFormat+" ed25519", []byte(id)))}
-}
-
-// public returns the key that verifies. A private key ends with it (RFC 8032).
-func (s recordSigner) public() ed25519.PublicKey {
-	return ed25519.PublicKey(s.key[ed25519.PrivateKeySize-ed25519.PublicKeySize:])
+	key := ed25519.NewKeyFromSeed(r.key.subkey("kassett "+recordFormat+" ed25519", []byte(id)))
+	// A private key ends with the public one (RFC 8032).
+	public := ed25519.PublicKey(key[ed25519.PrivateKeySize-ed25519.PublicKeySize:])
+	return recordSigner{recordVerifier{id, public}, key}
 }
 
 // encode returns the bytes of a record file.
@@ -209,14 +213,18 @@ func (s recordSigner) encode(rec Record, after []kassett.ID) ([]byte, error) {
 
 // sign appends the second line to the first, which ends with its line end.
 func (s recordSigner) sign(line []byte) []byte {
+	return recordSeal{s.public, ed25519.Sign(s.key, line)}.append(line)
+}
+
+// append appends the second line of a record to the first.
+func (s recordSeal) append(line []byte) []byte {
 	return fmt.Appendf(line, "{\"ed25519\":\"%s\",\"signature\":\"%s\"}\n",
-		base64.StdEncoding.EncodeToString(s.public()),
-		base64.StdEncoding.EncodeToString(ed25519.Sign(s.key, line)))
+		base64.StdEncoding.EncodeToString(s.Signer), base64.StdEncoding.EncodeToString(s.Signature))
 }
 
 // decode reads and verifies the bytes of a record file. An error that is not
 // [kassett.Invalid] means that they are not what was signed here.
-func (s recordSigner) decode(file []byte) (*recordPayload, error) {
+func (v recordVerifier) decode(file []byte) (*recordPayload, error) {
 	if len(file) > maxRecord {
 		return nil, fmt.Errorf("it has more than %d bytes", maxRecord)
 	}
@@ -228,13 +236,13 @@ func (s recordSigner) decode(file []byte) (*recordPayload, error) {
 	if err := decodeStrict(file[end:], &seal); err != nil {
 		return nil, fmt.Errorf("signature: %w", err)
 	}
-	if !bytes.Equal(seal.Signer, s.public()) {
+	if !bytes.Equal(seal.Signer, v.public) {
 		return nil, errors.New("it is signed with the key of another repository")
 	}
-	if !ed25519.Verify(s.public(), file[:end], seal.Signature) {
+	if !ed25519.Verify(v.public, file[:end], seal.Signature) {
 		return nil, errors.New("its signature does not fit")
 	}
-	if !bytes.Equal(file, s.sign(file[:end:end])) {
+	if !bytes.Equal(file, seal.append(file[:end:end])) {
 		// Base64 and JSON can be written in several ways. One record must not
 		// stand under two IDs, of which a lift ends only one.
 		return nil, errors.New("its second line is not as it was written")
@@ -256,7 +264,7 @@ func (s recordSigner) decode(file []byte) (*recordPayload, error) {
 	if err := decodeStrict(file[:end], p); err != nil {
 		return nil, err
 	}
-	if p.Repository != s.repository {
+	if p.Repository != v.repository {
 		return nil, fmt.Errorf("it is of the repository %.64q", p.Repository)
 	}
 	if err := p.check(); err != nil {

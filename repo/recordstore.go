@@ -124,11 +124,17 @@ type recordBook struct {
 
 // readRecords reads all records. Its error is that they could not be looked at.
 func (r *Repository) readRecords(ctx context.Context) (*recordBook, error) {
-	book := &recordBook{good: make(map[kassett.ID]*recordPayload), bad: make(map[kassett.ID]error)}
 	beside, ok := kassett.As[kassett.Beside](r.storage)
 	if !ok {
-		return book, nil
+		return &recordBook{}, nil
 	}
+	return readBook(ctx, beside, r.signer().recordVerifier, r.Connections())
+}
+
+// readBook reads the records beside a repository, with so many calls side by
+// side.
+func readBook(ctx context.Context, beside kassett.Beside, v recordVerifier, connections int) (*recordBook, error) {
+	book := &recordBook{good: make(map[kassett.ID]*recordPayload), bad: make(map[kassett.ID]error)}
 	var ids []kassett.ID
 	for info, err := range beside.ListBeside(ctx, recordFolder) {
 		if err != nil {
@@ -147,14 +153,13 @@ func (r *Repository) readRecords(ctx context.Context) (*recordBook, error) {
 		}
 		ids = append(ids, id)
 	}
-	s := r.signer()
 	found := make([]*recordPayload, len(ids))
 	faults := make([]error, len(ids))
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(r.Connections())
+	g.SetLimit(connections)
 	for i, id := range ids {
 		g.Go(func() (err error) {
-			found[i], faults[i], err = readRecord(gctx, beside, s, id)
+			found[i], faults[i], err = readRecord(gctx, beside, v, id)
 			return err
 		})
 	}
@@ -169,7 +174,7 @@ func (r *Repository) readRecords(ctx context.Context) (*recordBook, error) {
 		}
 	}
 	if len(ids) > 0 {
-		if err := checkSigner(ctx, beside, s); kassett.KindOf(err) == kassett.Corrupt {
+		if err := checkSigner(ctx, beside, v); kassett.KindOf(err) == kassett.Corrupt {
 			book.pinned = err
 		} else if err != nil {
 			return nil, err
@@ -181,7 +186,7 @@ func (r *Repository) readRecords(ctx context.Context) (*recordBook, error) {
 
 // readRecord returns the record, or what is wrong with it, or that it could not
 // be looked at.
-func readRecord(ctx context.Context, beside kassett.Beside, s recordSigner, id kassett.ID) (p *recordPayload, fault, err error) {
+func readRecord(ctx context.Context, beside kassett.Beside, v recordVerifier, id kassett.ID) (p *recordPayload, fault, err error) {
 	name := recordName(id)
 	file, err := readBeside(ctx, beside, name, maxRecord)
 	switch kassett.KindOf(err) {
@@ -196,7 +201,7 @@ func readRecord(ctx context.Context, beside kassett.Beside, s recordSigner, id k
 	if sum := kassett.Hash(file); sum != id {
 		return nil, badRecord(name, fmt.Errorf("its bytes have the hash %s", sum)), nil
 	}
-	p, err = s.decode(file)
+	p, err = v.decode(file)
 	if err != nil {
 		return nil, badRecord(name, err), nil
 	}
@@ -298,14 +303,14 @@ func badRecord(name string, err error) error {
 
 // pinSigner writes records/signer, or makes sure it is ours.
 func pinSigner(ctx context.Context, beside kassett.Beside, s recordSigner) error {
-	b, err := json.Marshal(recordSigned{Format: "signer/1", Repository: s.repository, Signer: s.public()})
+	b, err := json.Marshal(recordSigned{Format: "signer/1", Repository: s.repository, Signer: s.public})
 	if err != nil {
 		return err
 	}
 	b = append(b, '\n')
 	err = beside.PutBeside(ctx, signerName, kassett.BytesBody(b, kassett.Hash(b)))
 	if kassett.KindOf(err) == kassett.Exists {
-		return checkSigner(ctx, beside, s)
+		return checkSigner(ctx, beside, s.recordVerifier)
 	}
 	if err != nil {
 		return fmt.Errorf("write %s: %w", signerName, err)
@@ -315,7 +320,7 @@ func pinSigner(ctx context.Context, beside kassett.Beside, s recordSigner) error
 
 // checkSigner compares records/signer with our own key. One that is gone is no
 // fault: it is for others, and the next record brings it back.
-func checkSigner(ctx context.Context, beside kassett.Beside, s recordSigner) error {
+func checkSigner(ctx context.Context, beside kassett.Beside, v recordVerifier) error {
 	b, err := readBeside(ctx, beside, signerName, maxRecord)
 	if kassett.KindOf(err) == kassett.NotFound {
 		return nil
@@ -327,7 +332,7 @@ func checkSigner(ctx context.Context, beside kassett.Beside, s recordSigner) err
 	if err := decodeStrict(b, &have); err != nil {
 		return badRecord(signerName, err)
 	}
-	if have.Format != "signer/1" || have.Repository != s.repository || !bytes.Equal(have.Signer, s.public()) {
+	if have.Format != "signer/1" || have.Repository != v.repository || !bytes.Equal(have.Signer, v.public) {
 		return badRecord(signerName, errors.New("it names another repository or another key"))
 	}
 	return nil
