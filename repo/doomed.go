@@ -75,7 +75,12 @@ func (r *Repository) Doomed(pack kassett.ID) bool {
 	if packs == nil {
 		return false
 	}
-	_, is := slices.BinarySearchFunc(*packs, pack, kassett.ID.Compare)
+	return contains(*packs, pack)
+}
+
+// contains reports whether ascending IDs have one among them.
+func contains(ids []kassett.ID, id kassett.ID) bool {
+	_, is := slices.BinarySearchFunc(ids, id, kassett.ID.Compare)
 	return is
 }
 
@@ -177,7 +182,11 @@ func (r *Repository) readDoomed(ctx context.Context, beside kassett.Beside, id k
 func doomedName(id kassett.ID) string { return doomedFolder + "/" + id.String() }
 
 // writeDoomed publishes a list of packs, which it sorts.
-func (r *Repository) writeDoomed(ctx context.Context, beside kassett.Beside, packs []kassett.ID) error {
+func (r *Repository) writeDoomed(ctx context.Context, packs []kassett.ID) error {
+	beside, ok := kassett.As[kassett.Beside](r.storage)
+	if !ok {
+		return &kassett.Error{Op: "write doomed list", Kind: kassett.Invalid, Err: errors.New("this storage keeps no files beside a repository")}
+	}
 	slices.SortFunc(packs, kassett.ID.Compare)
 	plain, err := json.Marshal(doomedFile{
 		Format: doomedFormat, Repository: r.Config().ID, Created: time.Now().UTC().Truncate(time.Second), Hostname: thisHost(),

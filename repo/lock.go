@@ -52,7 +52,7 @@ const (
 	// removing snapshots.
 	Forgetting
 	// Sweeping is Exclusive towards all but Adding locks that honour the lists
-	// to be swept, held for seconds: for [Repository.Sweep].
+	// to be swept, held for seconds: for [Marking.Sweep].
 	Sweeping
 )
 

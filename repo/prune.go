@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"sync"
-	"time"
 
 	"kassett"
 )
@@ -90,25 +88,39 @@ type PrunePacks struct {
 // are removed, and those before packs are. Whatever is in the way of that, at
 // any moment, leaves a repository that has all that is used; the next prune does
 // the rest.
+//
+// [Repository.Mark] and [Marking.Sweep] do the same beside writers.
 func (r *Repository) Prune(ctx context.Context, used *BlobSet, o PruneOptions) (PruneStats, error) {
-	limits, err := r.pruneLimits(o)
+	p, err := r.planPrune(ctx, used, o)
 	if err != nil {
-		return PruneStats{}, err
-	}
-	o.Progress.Enter("plan")
-	p := &pruning{r: r, o: o}
-	if err := p.makePlan(ctx, used, limits); err != nil {
 		return PruneStats{}, err
 	}
 	if o.DryRun {
 		return p.plan.stats, nil
 	}
-	for _, step := range []func(context.Context) error{p.findIndexes, p.repack, p.reindex, p.remove} {
-		if err := step(ctx); err != nil {
-			return p.plan.stats, err
-		}
+	if err := p.nobodyElse(ctx); err != nil {
+		return PruneStats{}, err
+	}
+	if err := p.repack(ctx); err != nil {
+		return p.plan.stats, err
+	}
+	s := &sweep{r: r, doomed: p.doomed(), used: used, notes: p.notes, progress: o.Progress}
+	if err := s.run(ctx); err != nil {
+		return p.plan.stats, err
 	}
 	return p.plan.stats, r.LoadIndex(ctx, o.Progress)
+}
+
+// nobodyElse makes sure that the index is still the one that was planned with.
+func (p *pruning) nobodyElse(ctx context.Context) error {
+	ids, err := p.r.readIndexes(ctx, p.notes, p.o.Progress)
+	if err != nil || p.r.table.Covers(ids) {
+		return err
+	}
+	return &kassett.Error{
+		Op: "prune", Kind: kassett.Locked, Err: errors.New("the index was changed meanwhile, nothing was removed"),
+		Hint: "see that no other program writes to the repository, run `kassett check`, and then prune again",
+	}
 }
 
 func (r *Repository) pruneLimits(o PruneOptions) (pruneLimits, error) {
@@ -141,14 +153,24 @@ func (r *Repository) pruneLimits(o PruneOptions) (pruneLimits, error) {
 
 // pruning is one prune at work.
 type pruning struct {
-	r       *Repository
-	o       PruneOptions
-	plan    *prunePlan
-	table   *prunedTable
-	indexes []kassett.ID // index files to replace
+	r     *Repository
+	o     PruneOptions
+	plan  *prunePlan
+	table *prunedTable
+	notes indexNotes
 }
 
-// makePlan looks at everything and changes nothing.
+// planPrune looks at everything and changes nothing.
+func (r *Repository) planPrune(ctx context.Context, used *BlobSet, o PruneOptions) (*pruning, error) {
+	limits, err := r.pruneLimits(o)
+	if err != nil {
+		return nil, err
+	}
+	o.Progress.Enter("plan")
+	p := &pruning{r: r, o: o, notes: make(indexNotes)}
+	return p, p.makePlan(ctx, used, limits)
+}
+
 func (p *pruning) makePlan(ctx context.Context, used *BlobSet, l pruneLimits) error {
 	packs, err := p.r.listPacks(ctx)
 	if err != nil {
@@ -159,16 +181,12 @@ func (p *pruning) makePlan(ctx context.Context, used *BlobSet, l pruneLimits) er
 		return fmt.Errorf("plan prune: %w", err)
 	}
 	p.table = table
-	p.plan = planPrune(table.packs, n, table.records)
+	p.plan = weighPacks(table.packs, n, table.records)
 	if table.err != nil {
 		return table.err
 	}
-	if lost := uint64(used.Len()) - p.plan.found; lost > 0 {
-		return &kassett.Error{
-			Op: "prune", Kind: kassett.Corrupt,
-			Err:  fmt.Errorf("%d blobs that snapshots need are in no pack that the index names; nothing was changed", lost),
-			Hint: "run `kassett check`, then `kassett repair index`",
-		}
+	if err := lostBlobs(used, p.plan.found); err != nil {
+		return err
 	}
 	if err := p.brokenPacks(); err != nil {
 		return err
@@ -278,113 +296,15 @@ func (p *pruning) brokenPacks() error {
 	}
 }
 
-// gone reports whether a pack leaves the index.
-func (p *pruning) gone(id kassett.ID) bool {
-	i, ok := findPack(p.plan.packs, id)
-	if !ok {
-		return false
-	}
-	f := p.plan.sums[i].fate
-	return f == fateRepack || f == fateRemove || f == fateForget
-}
-
-// findIndexes reads the index files and finds out which must be replaced. All of
-// them must be readable, and name the packs that the plan knows, no more and no
-// fewer: else the plan is about something else than what is there.
-func (p *pruning) findIndexes(ctx context.Context) error {
-	ids, err := p.r.listIDs(ctx, kassett.IndexFile)
-	if err != nil {
-		return err
-	}
-	p.o.Progress.Enter("read index")
-	p.o.Progress.Expect(int64(len(ids)), 0)
-	var mu sync.Mutex // guards what follows
-	var touched, small []kassett.ID
-	named := newBitmap(len(p.plan.packs))
-	err = side(ctx, p.r, ids, func(ctx context.Context, id kassett.ID) error {
-		defer p.o.Progress.Done(1, 0)
-		c, err := p.r.readIndex(ctx, id)
-		if err != nil {
-			return err
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		gone := false
-		for pack := range c.all() {
-			i, ok := findPack(p.plan.packs, pack)
-			if !ok || p.plan.sums[i].indexed == 0 {
-				return indexChanged(fmt.Errorf("index file %s is new", id))
-			}
-			named.set(uint32(i))
-			gone = gone || p.gone(pack)
-		}
-		switch {
-		case gone:
-			touched = append(touched, id)
-		case len(c.blobs) < smallIndex:
-			small = append(small, id)
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	for i := range p.plan.sums {
-		if p.plan.sums[i].indexed > 0 && !named.has(uint32(i)) {
-			return indexChanged(fmt.Errorf("the index file that named pack %s is gone", p.plan.packs[i].id))
-		}
-	}
-	if len(touched) > 0 {
-		p.indexes = append(touched, small...)
-	}
-	return nil
-}
-
-func indexChanged(err error) error {
-	return &kassett.Error{
-		Op: "prune", Kind: kassett.Locked, Err: fmt.Errorf("the index was changed meanwhile, nothing was removed: %w", err),
-		Hint: "see that no other program writes to the repository, run `kassett check`, and then prune again",
-	}
-}
-
-// reindex takes packs out of the index.
-func (p *pruning) reindex(ctx context.Context) error {
-	p.o.Progress.Enter("write index")
-	p.o.Progress.Expect(int64(len(p.indexes)), 0)
-	return p.r.rewriteIndex(ctx, p.indexes, p.gone, p.o.Progress)
-}
-
-// remove deletes packs: those the index does not name any more, and last those
-// that it did not name from the start, since they were not seen by anything else
-// that would have found a mistake.
-func (p *pruning) remove(ctx context.Context) error {
-	var old, stray []kassett.ID
+// doomed returns the packs that shall go, ordered.
+func (p *pruning) doomed() (packs []kassett.ID) {
 	for i, pack := range p.plan.packs {
-		switch p.plan.sums[i].fate {
-		case fateRepack, fateRemove:
-			old = append(old, pack.id)
-		case fateStray:
-			stray = append(stray, pack.id)
+		if p.plan.sums[i].fate != fateKeep {
+			packs = append(packs, pack.id)
 		}
 	}
-	p.o.Progress.Enter("remove packs")
-	p.o.Progress.Expect(int64(len(old)+len(stray)), 0)
-	if err := p.r.deleteAll(ctx, kassett.PackFile, old, p.o.Progress); err != nil {
-		return err
-	}
-	if err := p.r.deleteAll(ctx, kassett.PackFile, stray, p.o.Progress); err != nil {
-		return err
-	}
-	if s, ok := kassett.As[kassett.Sweeper](p.r.storage); ok {
-		if _, err := s.Sweep(ctx, time.Now().Add(-sweepAge)); err != nil {
-			p.r.warn(fmt.Errorf("remove what broken-off writes have left: %w", err))
-		}
-	}
-	return context.Cause(ctx)
+	return packs
 }
-
-// sweepAge is how old a half-written file must be to be no one's any more.
-const sweepAge = 24 * time.Hour
 
 // repackBatch is how many blobs are moved between two looks at the blob table,
 // about: each takes 48 bytes of memory.

@@ -77,8 +77,8 @@ func (b bitmap) set(i uint32)      { b[i/64] |= 1 << (i % 64) }
 func (b bitmap) clear(i uint32)    { b[i/64] &^= 1 << (i % 64) }
 func (b bitmap) has(i uint32) bool { return b[i/64]>>(i%64)&1 != 0 }
 
-// planPrune weighs every pack. n is the number of records.
-func planPrune(packs []storedPack, n int, records pruneRecords) *prunePlan {
+// weighPacks plans for every pack. n is the number of records.
+func weighPacks(packs []storedPack, n int, records pruneRecords) *prunePlan {
 	p := &prunePlan{packs: packs, sums: make([]packSum, len(packs)), keep: newBitmap(n)}
 	p.count(records)
 	p.choose(records)

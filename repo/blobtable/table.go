@@ -119,6 +119,15 @@ func (t *Table) update(ctx context.Context, p *kassett.Progress) error {
 	return t.setErr(errors.New("the blob table's files break as fast as they are made; its disk is failing"))
 }
 
+// Covers reports whether the table is made of exactly these index files, each
+// named once.
+func (t *Table) Covers(indexes []kassett.ID) bool {
+	t.change.Lock()
+	defer t.change.Unlock()
+	return len(indexes) == len(t.want) &&
+		!slices.ContainsFunc(indexes, func(id kassett.ID) bool { _, is := t.want[id]; return !is })
+}
+
 // setErr notes why the table cannot be trusted, or that it can.
 func (t *Table) setErr(err error) error {
 	t.mu.Lock()
