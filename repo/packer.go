@@ -238,9 +238,13 @@ func (w *Writer) put(p *openPack) (kassett.ID, error) {
 	binary.LittleEndian.PutUint32(p.buf[end:], uint32(len(sealed)))
 	whole := p.buf[:end+packFooter]
 	h := kassett.Handle{Kind: kassett.PackFile, ID: kassett.Hash(whole)}
-	if err := w.r.put(w.ctx, h, kassett.BytesBody(whole, h.ID)); err != nil {
+	began := w.began()
+	body := kassett.BytesBody(whole, h.ID)
+	body.Hot = p.blobs[0].Type == TreeBlob
+	if err := w.r.put(w.ctx, h, body); err != nil {
 		return kassett.ID{}, err
 	}
+	w.r.retained.stored(h.ID, began)
 	w.progress.Stored(int64(len(whole)))
 	if w.verify {
 		return h.ID, w.r.verifyStored(w.ctx, h, int64(len(whole)))

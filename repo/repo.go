@@ -76,6 +76,8 @@ type Repository struct {
 	config Config       // changes when migrated
 	keyID  kassett.ID   // changes with the password
 
+	retained *retained // nil on storage that retains nothing
+
 	// gate is held for writing while it is unsure whether our lock still
 	// stands; see put.
 	gate sync.RWMutex
@@ -196,6 +198,7 @@ func Open(ctx context.Context, st kassett.Storage, password []byte, o Options) (
 // start makes what an open repository works with.
 func (r *Repository) start() *Repository {
 	r.table = newTable(r)
+	r.retained = newRetained(r)
 	return r
 }
 

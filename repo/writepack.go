@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"kassett"
 )
@@ -24,6 +25,7 @@ func (w *Writer) savePack(p indexedPack, whole []byte) (sent bool, err error) {
 		return false, err
 	}
 	h := kassett.Handle{Kind: kassett.PackFile, ID: p.id}
+	began := w.began()
 	// Asked first: sending it costs more than asking.
 	_, err = w.r.storage.Stat(w.ctx, h)
 	there := err == nil
@@ -48,7 +50,10 @@ func (w *Writer) savePack(p indexedPack, whole []byte) (sent bool, err error) {
 	}
 	if sent {
 		w.progress.Stored(int64(len(whole)))
+	} else {
+		began = time.Time{} // who knows when it was
 	}
+	w.r.retained.stored(p.id, began)
 	for _, b := range p.blobs {
 		w.claimed.add(b.BlobHandle)
 	}

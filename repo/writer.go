@@ -56,6 +56,7 @@ type Writer struct {
 	cancel   context.CancelCauseFunc
 
 	claimed claims
+	began   func() time.Time   // the storage's time before the first pack was stored
 	slots   [openData + 1]slot // the last one is for trees
 	spare   chan []byte        // pack buffers that are not in use
 	fresh   chan struct{}      // one for each pack buffer that is yet to be made
@@ -98,6 +99,7 @@ func (r *Repository) NewWriter(ctx context.Context, o WriterOptions) *Writer {
 		senders:  make(chan struct{}, senders),
 	}
 	w.ctx, w.cancel = context.WithCancelCause(ctx)
+	w.began = sync.OnceValue(func() time.Time { return r.retained.began(w.ctx) })
 	w.left.L = &w.mu
 	for range buffers {
 		w.fresh <- struct{}{}
@@ -111,7 +113,11 @@ func (r *Repository) NewWriter(ctx context.Context, o WriterOptions) *Writer {
 // said by Flush.
 func (w *Writer) Save(ctx context.Context, t BlobType, plain []byte) (Saved, error) {
 	h := BlobHandle{Type: t, ID: kassett.Hash(plain)}
-	if w.r.Has(h) || !w.claimed.add(h) {
+	if w.r.Has(h) {
+		w.r.retained.reuse(h)
+		return Saved{ID: h.ID}, w.failure()
+	}
+	if !w.claimed.add(h) {
 		return Saved{ID: h.ID}, w.failure()
 	}
 	if err := w.r.table.Err(); err != nil {

@@ -75,10 +75,15 @@ func Backup(ctx context.Context, r *repo.Repository, src kassett.Source, o Backu
 	if err != nil {
 		return nil, err
 	}
-	if o.Parent != nil {
-		if o.SkipUnchanged && tree == o.Parent.Tree && b.problems.Load() == 0 {
-			return o.Parent, nil
+	if !o.DryRun {
+		if err := b.retain(ctx, tree); err != nil {
+			return nil, err
 		}
+	}
+	if b.unchanged(tree) {
+		return o.Parent, nil
+	}
+	if o.Parent != nil {
 		sn.Parent = &o.Parent.ID
 	}
 	sn.Tree, sn.Summary = tree, b.count.summary(sn.Time)
@@ -103,11 +108,17 @@ func Backup(ctx context.Context, r *repo.Repository, src kassett.Source, o Backu
 		}
 	}
 	if !o.DryRun {
-		if _, err := Save(ctx, r, sn); err != nil {
+		if _, err := write(ctx, r, sn); err != nil {
 			return nil, err
 		}
 	}
 	return sn, incomplete
+}
+
+// unchanged reports whether no snapshot is to be made.
+func (b *backup) unchanged(tree kassett.ID) bool {
+	o := b.opt
+	return o.SkipUnchanged && o.Parent != nil && tree == o.Parent.Tree && b.problems.Load() == 0
 }
 
 func newSnapshot(o *BackupOptions) *Snapshot {

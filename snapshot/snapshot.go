@@ -104,8 +104,17 @@ func Load(ctx context.Context, r *repo.Repository, id kassett.ID) (*Snapshot, er
 }
 
 // Save stores the snapshot and sets its ID. All blobs it leads to must be
-// durable and in the index.
+// durable and in the index. What it needs is retained first, on storage that
+// does that.
 func Save(ctx context.Context, r *repo.Repository, s *Snapshot) (kassett.ID, error) {
+	if err := retain(ctx, r, []kassett.ID{s.Tree}); err != nil {
+		return kassett.ID{}, fmt.Errorf("save snapshot: %w", err)
+	}
+	return write(ctx, r, s)
+}
+
+// write stores a snapshot whose needs are retained.
+func write(ctx context.Context, r *repo.Repository, s *Snapshot) (kassett.ID, error) {
 	b, err := json.Marshal(s)
 	if err != nil {
 		return kassett.ID{}, fmt.Errorf("encode snapshot: %w", err)
