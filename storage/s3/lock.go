@@ -1,10 +1,15 @@
 package s3
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
+	"encoding/xml"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync"
@@ -177,28 +182,84 @@ func (s *Storage) bucketLocks(ctx context.Context) (bool, error) {
 	return s.locks.on, nil
 }
 
-// retention returns until when a version is retained, and how; zero when it is
-// not. The current one has no ID.
-func (s *Storage) retention(ctx context.Context, key, version string) (time.Time, minio.RetentionMode, error) {
-	mode, until, err := s.core.GetObjectRetention(ctx, s.o.Bucket, key, version)
-	switch code := minio.ToErrorResponse(err).Code; {
-	case code == "NoSuchObjectLockConfiguration" || code == "ObjectLockConfigurationNotFoundError" || code == "InvalidRequest":
-		return time.Time{}, "", nil
-	case err != nil:
-		return time.Time{}, "", err
-	case mode == nil || until == nil:
-		return time.Time{}, "", nil
+// Headers by which a server says that an object is retained.
+const (
+	lockModeHeader  = "X-Amz-Object-Lock-Mode"
+	lockUntilHeader = "X-Amz-Object-Lock-Retain-Until-Date"
+)
+
+// retention is how a version is retained; the zero one is not.
+type retention struct {
+	Mode  minio.RetentionMode `xml:"Mode"`
+	Until time.Time           `xml:"RetainUntilDate"`
+}
+
+// retentionOf returns how a version is retained; the current one has no ID.
+func (s *Storage) retentionOf(ctx context.Context, key, version string) (retention, error) {
+	in, err := s.core.StatObject(ctx, s.o.Bucket, key, minio.StatObjectOptions{VersionID: version})
+	if err != nil {
+		return retention{}, err
 	}
-	return until.UTC(), *mode, nil
+	return s.retentionIn(ctx, key, in)
+}
+
+// retentionIn returns how a version is retained, of which the head is known.
+// Not every server says it there, and none to a key without the right to know.
+func (s *Storage) retentionIn(ctx context.Context, key string, in minio.ObjectInfo) (retention, error) {
+	until, err := time.Parse(time.RFC3339, in.Metadata.Get(lockUntilHeader))
+	if mode := in.Metadata.Get(lockModeHeader); err == nil && mode != "" {
+		return retention{minio.RetentionMode(mode), until.UTC()}, nil
+	}
+	return s.askRetention(ctx, key, in.VersionID)
+}
+
+// maxAnswer bounds an answer about retention, in bytes.
+const maxAnswer = 64 << 10
+
+// askRetention asks for the retention of a version. minio-go does so too, but
+// takes only one of the two names that servers give the root of their answer.
+func (s *Storage) askRetention(ctx context.Context, key, version string) (r retention, err error) {
+	query := url.Values{"retention": {""}}
+	if version != "" {
+		query.Set("versionId", version)
+	}
+	u, err := s.core.Presign(ctx, http.MethodGet, s.o.Bucket, key, time.Minute, query)
+	if err != nil {
+		return r, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return r, err
+	}
+	resp, err := s.clock.RoundTrip(req)
+	if err != nil {
+		return r, err
+	}
+	defer func() { err = errors.Join(err, resp.Body.Close()) }()
+	answer := xml.NewDecoder(io.LimitReader(resp.Body, maxAnswer))
+	if resp.StatusCode == http.StatusOK {
+		err = answer.Decode(&r)
+		r.Until = r.Until.UTC()
+		return r, err
+	}
+	refused := minio.ErrorResponse{StatusCode: resp.StatusCode}
+	if err := answer.Decode(&refused); err != nil && resp.StatusCode != http.StatusNotFound {
+		return r, fmt.Errorf("the server answers %s", resp.Status)
+	}
+	switch refused.Code {
+	case "NoSuchObjectLockConfiguration", "ObjectLockConfigurationNotFoundError", "InvalidRequest":
+		return r, nil // the last: the bucket has no object lock
+	}
+	return r, refused
 }
 
 // RetainedUntil implements [kassett.Retainer].
 func (s *Storage) RetainedUntil(ctx context.Context, n kassett.StoredName) (time.Time, error) {
-	until, _, err := s.retention(ctx, s.key(n), "")
+	r, err := s.retentionOf(ctx, s.key(n), "")
 	if err != nil {
 		return time.Time{}, s.fault("find the retention of", n.String(), err)
 	}
-	return until, nil
+	return r.Until, nil
 }
 
 // Retain implements [kassett.Retainer].
@@ -214,16 +275,14 @@ func (s *Storage) Retain(ctx context.Context, n kassett.StoredName, least, until
 	if err := s.genuine(ctx, n, in); err != nil {
 		return time.Time{}, s.fault(op, n.String(), err)
 	}
-	have, mode, err := s.retention(ctx, key, in.VersionID)
+	have, err := s.retentionIn(ctx, key, in)
 	if err != nil {
 		return time.Time{}, s.fault(op, n.String(), err)
 	}
-	if !have.Before(least) {
-		return have, nil
+	if !have.Until.Before(least) {
+		return have.Until, nil
 	}
-	if mode == "" {
-		mode = s.lockMode()
-	}
+	mode := cmp.Or(have.Mode, s.lockMode())
 	until = until.UTC().Truncate(time.Second)
 	if until.Before(least) {
 		until = until.Add(time.Second)
@@ -285,16 +344,20 @@ func (s *Storage) genuine(ctx context.Context, n kassett.StoredName, in minio.Ob
 // over what still takes room.
 func (s *Storage) deleteLocked(ctx context.Context, n kassett.StoredName) error {
 	key := s.key(n)
-	var all []minio.ObjectInfo // the youngest first
+	var all []minio.ObjectInfo
+	there := -1
 	for v := range s.versionsOf(ctx, key) {
 		if v.Err != nil {
 			return v.Err
+		}
+		if v.IsLatest && !v.IsDeleteMarker {
+			there = len(all)
 		}
 		if all = append(all, v); len(all) > mostVersions {
 			return fmt.Errorf("it has more than %d versions", mostVersions)
 		}
 	}
-	if len(all) == 0 || all[0].IsDeleteMarker {
+	if there < 0 {
 		return minio.ErrorResponse{Code: minio.NoSuchKey, StatusCode: 404}
 	}
 	if retains(n) {
@@ -302,8 +365,10 @@ func (s *Storage) deleteLocked(ctx context.Context, n kassett.StoredName) error 
 			return err
 		}
 	}
-	for i := len(all) - 1; i >= 0; i-- { // what Get reads goes last
-		err := s.core.RemoveObject(ctx, s.o.Bucket, key, minio.RemoveObjectOptions{VersionID: all[i].VersionID})
+	last := len(all) - 1
+	all[there], all[last] = all[last], all[there] // what Get reads
+	for _, v := range all {
+		err := s.core.RemoveObject(ctx, s.o.Bucket, key, minio.RemoveObjectOptions{VersionID: v.VersionID})
 		switch {
 		case err == nil:
 		case !retains(n) && ctx.Err() == nil:
@@ -332,12 +397,12 @@ func (s *Storage) mayDelete(ctx context.Context, n kassett.StoredName, versions 
 		if v.IsDeleteMarker {
 			continue
 		}
-		until, mode, err := s.retention(ctx, s.key(n), v.VersionID)
+		r, err := s.retentionOf(ctx, s.key(n), v.VersionID)
 		if err != nil {
 			return err
 		}
-		if until.After(now) && until.After(held.Until) {
-			held.Until, held.Mode = until, kassett.RetentionMode(strings.ToLower(mode.String()))
+		if r.Until.After(now) && r.Until.After(held.Until) {
+			held.Until, held.Mode = r.Until, kassett.RetentionMode(strings.ToLower(r.Mode.String()))
 		}
 	}
 	if held.Until.IsZero() {

@@ -1,10 +1,15 @@
 package s3
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"iter"
+	"slices"
+	"strings"
+	"time"
 
 	"github.com/minio/minio-go/v7"
 
@@ -13,8 +18,7 @@ import (
 
 var _ kassett.Versioned = (*Storage)(nil)
 
-// versionsOf yields all versions of one object, the youngest first. An error is
-// in the last one.
+// versionsOf yields all versions of one object. An error is in the last one.
 func (s *Storage) versionsOf(ctx context.Context, key string) iter.Seq[minio.ObjectInfo] {
 	return func(yield func(minio.ObjectInfo) bool) {
 		for v := range s.core.ListObjectsIter(ctx, s.o.Bucket, minio.ListObjectsOptions{
@@ -30,34 +34,85 @@ func (s *Storage) versionsOf(ctx context.Context, key string) iter.Seq[minio.Obj
 	}
 }
 
-// Versions implements [kassett.Versioned].
+// Versions implements [kassett.Versioned]. Of the packs, a 256th part is held in
+// memory at a time: not every server lists the marks and the versions of one
+// object after each other.
 func (s *Storage) Versions(ctx context.Context, k kassett.FileKind) iter.Seq2[kassett.Version, error] {
-	return func(yield func(kassett.Version, error) bool) {
-		const op = "list versions of"
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		for v := range s.core.ListObjectsIter(ctx, s.o.Bucket, minio.ListObjectsOptions{
-			Prefix: s.folder(k), WithVersions: true, Recursive: true,
-		}) {
-			if v.Err != nil {
-				yield(kassett.Version{}, s.fault(op, k.String(), v.Err))
-				return
-			}
-			n, ok := s.name(v.Key)
-			if !ok || n.Kind != k {
-				continue
-			}
-			if !yield(kassett.Version{
-				StoredName: n, ID: v.VersionID, Size: v.Size, Written: v.LastModified,
-				Latest: v.IsLatest, Deleted: v.IsDeleteMarker,
-			}, nil) {
-				return
-			}
-		}
-		if err := ctx.Err(); err != nil {
-			yield(kassett.Version{}, s.fault(op, k.String(), err))
+	folders := []string{s.folder(k)}
+	if k == kassett.PackFile {
+		folders = folders[:0]
+		for i := range 256 {
+			folders = append(folders, fmt.Sprintf("%s%02x/", s.folder(k), i))
 		}
 	}
+	return func(yield func(kassett.Version, error) bool) {
+		for _, folder := range folders {
+			all, err := s.versionsIn(ctx, folder, k)
+			if err != nil {
+				yield(kassett.Version{}, s.fault("list versions of", k.String(), err))
+				return
+			}
+			for _, v := range all {
+				if !yield(v, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// versionsIn lists the versions of the files of a kind in one folder, in the
+// order of [kassett.Versioned].
+func (s *Storage) versionsIn(ctx context.Context, folder string, k kassett.FileKind) ([]kassett.Version, error) {
+	var all []kassett.Version
+	for v := range s.core.ListObjectsIter(ctx, s.o.Bucket, minio.ListObjectsOptions{
+		Prefix: folder, WithVersions: true, Recursive: true,
+	}) {
+		if v.Err != nil {
+			return nil, v.Err
+		}
+		if n, ok := s.name(v.Key); ok && n.Kind == k {
+			all = append(all, kassett.Version{
+				StoredName: n, ID: v.VersionID, Size: v.Size, Written: written(v),
+				Latest: v.IsLatest, Deleted: v.IsDeleteMarker,
+			})
+		}
+	}
+	slices.SortStableFunc(all, func(a, b kassett.Version) int {
+		if c := cmp.Or(a.Handle.ID.Compare(b.Handle.ID), cmp.Compare(a.Beside, b.Beside)); c != 0 {
+			return c
+		}
+		if a.Latest != b.Latest {
+			if a.Latest {
+				return -1
+			}
+			return 1
+		}
+		return b.Written.Compare(a.Written)
+	})
+	return all, ctx.Err()
+}
+
+// ulid has the digits of a ULID, of which the first ten are the milliseconds
+// since 1970 (https://github.com/ulid/spec).
+const ulid = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+// written returns when a version came into being. For versions that are not the
+// latest, versitygw says when they ceased to be that; its version IDs are ULIDs,
+// which tell the truth. Those of other servers have another length.
+func written(v minio.ObjectInfo) time.Time {
+	if len(v.VersionID) != 26 {
+		return v.LastModified
+	}
+	var ms int64
+	for _, c := range []byte(v.VersionID[:10]) {
+		digit := strings.IndexByte(ulid, c)
+		if digit < 0 {
+			return v.LastModified
+		}
+		ms = ms<<5 | int64(digit)
+	}
+	return time.UnixMilli(ms).UTC()
 }
 
 // ReadVersion implements [kassett.Versioned].
@@ -85,7 +140,9 @@ func (s *Storage) Restore(ctx context.Context, v kassett.Version) error {
 		case above.Err != nil:
 			return s.fault(op, v.String(), above.Err)
 		case above.VersionID == v.ID:
-			found = true
+			if found = true; above.IsLatest {
+				return nil
+			}
 		case above.IsDeleteMarker:
 			marks = append(marks, above.VersionID)
 		default:
@@ -128,12 +185,12 @@ func (s *Storage) copyOver(ctx context.Context, v kassett.Version, key string) e
 		}
 		to.Mode, to.RetainUntilDate = s.lockMode(), until
 	default: // as long as it was
-		until, mode, err := s.retention(ctx, key, v.ID)
+		r, err := s.retentionOf(ctx, key, v.ID)
 		if err != nil {
 			return err
 		}
-		if now, err := s.Clock(ctx); err == nil && until.After(now) {
-			to.Mode, to.RetainUntilDate = mode, until
+		if now, err := s.Clock(ctx); err == nil && r.Until.After(now) {
+			to.Mode, to.RetainUntilDate = r.Mode, r.Until
 		}
 	}
 	_, err := s.core.Client.CopyObject(ctx, to, minio.CopySrcOptions{Bucket: s.o.Bucket, Object: key, VersionID: v.ID})

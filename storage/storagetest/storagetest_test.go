@@ -252,3 +252,11 @@ func TestTracing(t *testing.T) {
 		t.Errorf("%d calls after Reset", n)
 	}
 }
+
+func TestLocked(t *testing.T) {
+	t.Parallel()
+	storagetest.RunLocked(t, func(*testing.T) (storagetest.LockedStorage, storagetest.Hostile) {
+		s := storagetest.NewLocked(kassett.Retention{Mode: kassett.Compliance, Period: time.Hour, Slack: time.Hour}, time.Now)
+		return s, func(_ *testing.T, n kassett.StoredName, b []byte) { s.Overwrite(n, b) }
+	})
+}
