@@ -18,6 +18,7 @@
 package local
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -25,23 +26,28 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"kassett"
+	"kassett/storage"
 )
 
 // Storage is a repository's folder. It implements [kassett.Storage],
-// [kassett.Beside] and [kassett.Sweeper], holds no file open between calls,
+// [kassett.Beside], [kassett.Sweeper] and [kassett.Parallel], holds no file open between calls,
 // and is safe for many goroutines.
 type Storage struct {
-	root  string // absolute
-	modes modes
-	fs    fileSystem
+	root   string // absolute
+	modes  modes
+	fs     fileSystem
+	medium storage.Medium
+	served bool // filled by a server only: times of files are the server's
 }
 
 var (
-	_ kassett.Storage = (*Storage)(nil)
-	_ kassett.Beside  = (*Storage)(nil)
-	_ kassett.Sweeper = (*Storage)(nil)
+	_ kassett.Storage  = (*Storage)(nil)
+	_ kassett.Beside   = (*Storage)(nil)
+	_ kassett.Sweeper  = (*Storage)(nil)
+	_ kassett.Parallel = (*Storage)(nil)
 )
 
 const (
@@ -104,6 +110,7 @@ func Create(path string) (*Storage, error) {
 			return nil, fault(op, path, err)
 		}
 	}
+	s.medium = storage.MediumOf(root)
 	return s, nil
 }
 
@@ -190,7 +197,40 @@ func Open(path string) (*Storage, error) {
 	case err != nil:
 		return nil, fault(op, path, err)
 	}
-	return &Storage{root: root, modes: modesFor(config.Mode()), fs: disk{}}, nil
+	s := &Storage{root: root, modes: modesFor(config.Mode()), fs: disk{}}
+	_, err = os.Stat(s.beside(servedName))
+	s.served = err == nil
+	return s, nil
+}
+
+// servedName is the file beside a repository that says that a server fills it,
+// and since when: docs/formats/served.md.
+const servedName = "served/since"
+
+// MarkServed writes down that from now on a server fills the folder on behalf
+// of others, who cannot reach its files. Their modification times are then
+// when the server received them, which is told as [kassett.Info.Received] by
+// this Storage and by all that open the folder later.
+func (s *Storage) MarkServed(ctx context.Context) error {
+	if s.served {
+		return nil
+	}
+	since := []byte(time.Now().UTC().Format(time.RFC3339) + "\n")
+	err := s.PutBeside(ctx, servedName, kassett.BytesBody(since, kassett.Hash(since)))
+	if err != nil && kassett.KindOf(err) != kassett.Exists {
+		return err
+	}
+	s.served = true
+	return nil
+}
+
+// info describes a file of the repository.
+func (s *Storage) info(h kassett.Handle, fi fs.FileInfo) kassett.Info {
+	in := kassett.Info{Handle: h, Size: fi.Size()}
+	if s.served {
+		in.Received = fi.ModTime()
+	}
+	return in
 }
 
 // holdsKeys reports whether a folder has the keys of a repository.
@@ -198,6 +238,13 @@ func holdsKeys(root string) bool {
 	keys, err := os.ReadDir(filepath.Join(root, kassett.KeyFile.String()))
 	return err == nil && len(keys) > 0
 }
+
+// Medium returns what the folder rests on.
+func (s *Storage) Medium() storage.Medium { return s.medium }
+
+// Connections implements [kassett.Parallel]: one on a disk with heads, several
+// elsewhere.
+func (s *Storage) Connections() int { return s.medium.Connections() }
 
 // Path returns the absolute path of the repository's folder.
 func (s *Storage) Path() string { return s.root }

@@ -92,7 +92,7 @@ func (s *Storage) Stat(ctx context.Context, h kassett.Handle) (kassett.Info, err
 	if err != nil {
 		return kassett.Info{}, fault(op, h.String(), err)
 	}
-	return kassett.Info{Handle: h, Size: fi.Size()}, nil
+	return s.info(h, fi), nil
 }
 
 // List implements [kassett.Storage]. Packs come folder by folder. A lock of no
@@ -117,7 +117,7 @@ func (s *Storage) List(ctx context.Context, k kassett.FileKind) iter.Seq2[kasset
 			if err != nil || k == kassett.PackFile && f.folder != f.Name()[:2] || k == kassett.LockFile && f.Size() == 0 {
 				continue
 			}
-			if !yield(kassett.Info{Handle: kassett.Handle{Kind: k, ID: id}, Size: f.Size()}, nil) {
+			if !yield(s.info(kassett.Handle{Kind: k, ID: id}, f), nil) {
 				return
 			}
 		}
