@@ -205,7 +205,7 @@ func (s *Storage) do(req *http.Request) (*http.Response, error) {
 	if s.user != "" || s.pass != "" {
 		req.SetBasicAuth(s.user, s.pass)
 	}
-	resp, err := s.client.Do(req) //nolint:bodyclose // every caller drains it
+	resp, err := s.client.Do(req)
 	if outer, ok := errors.AsType[*url.Error](err); ok {
 		err = outer.Err
 	}

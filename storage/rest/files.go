@@ -55,9 +55,9 @@ func (s *Storage) get(ctx context.Context, what string, off, n int64) (io.ReadCl
 		}
 		return r, nil
 	case http.StatusOK: // all of it: the server knows no ranges, or was asked for none
-		if skipped, err := io.CopyN(io.Discard, resp.Body, off); err != nil && (err != io.EOF || n > 0) {
+		if skipped, err := io.CopyN(io.Discard, resp.Body, off); err != nil && (!errors.Is(err, io.EOF) || n > 0) {
 			_ = resp.Body.Close()
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				return nil, tooShort(what, off+n, skipped)
 			}
 			return nil, s.fault(op, what, err)
@@ -109,9 +109,9 @@ func (r *stream) Read(p []byte) (int, error) {
 	switch {
 	case err == nil:
 		return n, nil
-	case err == io.EOF && r.left > 0: // the server sent all it promised, and that was less
+	case errors.Is(err, io.EOF) && r.left > 0: // the server sent all it promised, and that was less
 		return n, io.ErrUnexpectedEOF
-	case err == io.EOF:
+	case errors.Is(err, io.EOF):
 		return n, io.EOF
 	case errors.Is(err, io.ErrUnexpectedEOF): // the connection broke, the file may be whole
 		err = errors.New("the connection was cut")

@@ -339,7 +339,12 @@ func testDelete(t *testing.T, s kassett.Storage) {
 	for i, k := range allKinds {
 		a, b := Random(uint64(10+i), 500), Random(uint64(20+i), 600)
 		h := mustPut(t, s, k, a)
-		if err := s.Delete(t.Context(), h); err != nil {
+		err := s.Delete(t.Context(), h)
+		if kassett.KindOf(err) == kassett.Held && (k == kassett.ConfigFile || k == kassett.KeyFile) {
+			wantBytes(t, s, h, a) // a server may guard what a repository is lost without
+			continue
+		}
+		if err != nil {
 			t.Fatalf("Delete(%s): %v", h, err)
 		}
 		wantAbsent(t, s, h)
@@ -494,7 +499,7 @@ func testBeside(t *testing.T, s kassett.Storage) {
 		return // an optional ability
 	}
 	ctx := t.Context()
-	names := []string{"a", "records/0001.json", "records/deep/er.x", "records-old/1", "parity/00/x_y-z.9"}
+	names := []string{"a", "lists/0001.json", "lists/deep/er.x", "lists-old/1", "parity/00/x_y-z.9"}
 	content := func(name string) []byte { return []byte(strings.Repeat(name, 100)) }
 	for _, name := range names {
 		c := content(name)
@@ -517,7 +522,7 @@ func testBeside(t *testing.T, s kassett.Storage) {
 			t.Errorf("GetBeside(%s) = %d bytes, %v", name, len(got), err)
 		}
 	}
-	for folder, want := range map[string]int{"": 5, "records": 2, "records/": 2, "records/deep": 1, "parity": 1, "rec": 0, "none": 0} {
+	for folder, want := range map[string]int{"": 5, "lists": 2, "lists/": 2, "lists/deep": 1, "parity": 1, "lis": 0, "none": 0} {
 		n := 0
 		for in, err := range b.ListBeside(ctx, folder) {
 			if err != nil || in.Size != int64(len(content(in.Name))) {
