@@ -42,6 +42,7 @@ type globals struct {
 	packSize    uint              // MiB
 	options     map[string]string // of storages: -o s3.region=eu-north-1
 	tls         tlsFlags
+	line        lineFlags
 }
 
 // run runs the program and returns its exit code. When ctx ends, work stops
@@ -155,6 +156,7 @@ func (a *app) globalFlags(f *pflag.FlagSet) {
 	f.UintVar(&g.packSize, "pack-size", 0, "size of packs in `MiB`, 4 to 128 (default: $KASSETT_PACK_SIZE or 16)")
 	f.StringToStringVarP(&g.options, "option", "o", nil, "set an option of a storage, as `name=value` (repeatable); the handbook's page on storages has them")
 	g.tls.register(f)
+	g.line.register(f)
 }
 
 // args returns a check of the number of a command's arguments: at least low,

@@ -36,6 +36,12 @@ func splitPlace(where string) (kind, address string) {
 // openStorage opens the storage at a repository's place. The caller closes it
 // with closeStorage.
 func (a *app) openStorage(ctx context.Context, where string, w whether) (kassett.Storage, error) {
+	kind, _ := splitPlace(where)
+	return a.wrapped(ctx, kind, where, func() (kassett.Storage, error) { return a.openKind(ctx, where, w) })
+}
+
+// openKind opens a storage as it is.
+func (a *app) openKind(ctx context.Context, where string, w whether) (kassett.Storage, error) {
 	kind, address := splitPlace(where)
 	switch kind {
 	case "local":
