@@ -50,6 +50,8 @@ func (a *app) openKind(ctx context.Context, where string, w whether) (kassett.St
 		return a.openS3(ctx, address, w)
 	case "sftp":
 		return a.openSFTP(ctx, address, w)
+	case "rest":
+		return a.openREST(ctx, address, w)
 	default:
 		return nil, invalid("open repository", withoutSecret(where), "use a folder; a folder with that name is written local:"+where,
 			fmt.Errorf("this version has no storage of the kind %s", kind))
@@ -79,6 +81,9 @@ func withoutSecret(where string) string {
 		return where
 	}
 	u, err := url.Parse(address)
+	if err != nil && kind == "rest" && strings.Contains(address, "@") {
+		return kind + ":..." // no URL, but it may hold a password
+	}
 	if err != nil || u.User == nil {
 		return where
 	}
