@@ -47,7 +47,7 @@ It trusts no cache. What is damaged is named, and the exit code is 4.`,
 				}
 			}
 			a.flags.noCache = true
-			return a.within(cmd.Context(), checking, func(ctx context.Context, r *repo.Repository) error {
+			return a.within(cmd.Context(), reading, func(ctx context.Context, r *repo.Repository) error {
 				return a.check(ctx, r, data, filter.filter(), ids)
 			})
 		},
@@ -68,7 +68,9 @@ type checkResult struct {
 	Prune       bool     `json:"suggest_prune"`
 	ReadData    string   `json:"read_data"` // the subset that was read, "none" or "all"
 
-	leftoverHints []string // worth telling beside damage: they may explain it
+	leftoverHints []string         // worth telling beside damage: they may explain it
+	damaged       []kassett.Handle // files that may have parity
+	parity        bool             // repairs all of them
 }
 
 func (a *app) check(ctx context.Context, r *repo.Repository, data repo.Subset, f snapshot.Filter, ids []string) error {
@@ -82,18 +84,23 @@ func (a *app) check(ctx context.Context, r *repo.Repository, data repo.Subset, f
 	if damage != nil && kassett.KindOf(damage) != kassett.Corrupt {
 		return damage
 	}
+	// Before the index is read: others may back up meanwhile, and what a
+	// snapshot needs is in the index before the snapshot is there.
+	list, unread := snapshot.FindAll(ctx, r, f, ids)
+	if list == nil {
+		list = []*snapshot.Snapshot{} // not those that have come since
+	}
 	p.Enter("read index")
 	err := r.LoadIndex(ctx, p)
 	if err != nil && kassett.KindOf(err) != kassett.Corrupt {
 		return err
 	}
-	list, unread := snapshot.FindAll(ctx, r, f, ids)
 	if unread == nil || kassett.KindOf(unread) == kassett.Corrupt {
 		p.Enter("check trees")
 		_, treeDamage := snapshot.Check(ctx, r, snapshot.CheckOptions{Snapshots: list, Progress: p}, report)
 		unread = errors.Join(unread, treeDamage)
 	}
-	damage = errors.Join(damage, err, unread)
+	damage = errors.Join(damage, err, unread, a.checkParity(ctx, r, data.All, &res))
 	stop()
 	if damage != nil && kassett.KindOf(damage) != kassett.Corrupt {
 		return damage
@@ -146,6 +153,9 @@ func (a *app) finding(f repo.Finding, res *checkResult) {
 			res.RepairIndex = res.RepairIndex || strings.HasPrefix(f.What, "index")
 		}
 	}
+	if h, ok := damagedFile(f.What); bad && ok && !slices.Contains(res.damaged, h) {
+		res.damaged = append(res.damaged, h)
+	}
 	if f.Kind == repo.Leftover {
 		res.Prune = true
 		if f.Hint != "" && !slices.Contains(res.leftoverHints, f.Hint) {
@@ -173,6 +183,8 @@ func (a *app) tellFinding(f repo.Finding, bad bool) {
 // afterCheck is what to do about damage.
 func (a *app) afterCheck(res checkResult) string {
 	switch {
+	case res.parity:
+		return "parity can repair all of these files: copy the repository first, then run kassett repair parity, and check again"
 	case len(res.BrokenPacks) > 0:
 		return "copy the repository first; then kassett repair packs " + strings.Join(res.BrokenPacks, " ") + " and kassett repair snapshots --forget, or restore from another copy"
 	case res.RepairIndex:

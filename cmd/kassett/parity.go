@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"errors"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -108,9 +110,9 @@ func (a *app) parityShown(o parity.Overhead, st parity.Status) error {
 	}
 	err := a.print("%s of parity in %s; %s\n%s with %s protected, %s with %s not\n", bytesText(st.ParityBytes), plural(st.Sets, "file", "files"), wanted,
 		plural(st.Files, "file", "files"), bytesText(st.Bytes), plural(st.BareFiles, "file", "files"), bytesText(st.BareBytes))
-	if st.Lost > 0 {
+	if st.Hurt > 0 {
 		err = errors.Join(err, &kassett.Error{
-			Op: "show parity", Kind: kassett.Corrupt, Err: errors.New(plural(st.Lost, "protected file is", "protected files are") + " not there"),
+			Op: "show parity", Kind: kassett.Corrupt, Err: errors.New(plural(st.Hurt, "protected file is", "protected files are") + " not there or not of the right length"),
 			Hint: "run kassett repair parity",
 		})
 	}
@@ -182,6 +184,51 @@ func (a *app) parityUpdate(ctx context.Context, r *repo.Repository, asked bool) 
 		a.ui.say("kassett: %s superseded, but this storage does not let us remove them", plural(st.Kept, "parity file is", "parity files are"))
 	}
 	return err
+}
+
+// damagedFile returns the file that a finding is about, if it is about one.
+func damagedFile(what string) (h kassett.Handle, ok bool) {
+	kind, name, _ := strings.Cut(strings.Replace(what, " ", "/", 1), "/")
+	kinds := map[string]kassett.FileKind{
+		"pack": kassett.PackFile, "index": kassett.IndexFile, "snapshots": kassett.SnapshotFile, "keys": kassett.KeyFile,
+	}
+	id, err := kassett.ParseID(name)
+	return kassett.Handle{Kind: kinds[kind], ID: id}, err == nil && kinds[kind] != 0
+}
+
+// checkParity finds out whether parity repairs what a check has found, and
+// reads the parity itself when everything is read. What is damaged of it, and
+// only that, is an error.
+func (a *app) checkParity(ctx context.Context, r *repo.Repository, all bool, res *checkResult) error {
+	o, said, err := r.Parity(ctx)
+	if err != nil || !said || o == 0 {
+		return err
+	}
+	p := new(kassett.Progress)
+	k, err := r.ParityKeeper(parity.Options{Overhead: o, Progress: p})
+	if err != nil {
+		return err
+	}
+	stop := a.watch(p)
+	defer stop()
+	if len(res.damaged) > 0 {
+		can := 0
+		_, err := k.Repair(ctx, parity.RepairOptions{Only: res.damaged, DryRun: true}, func(out parity.Outcome) {
+			if out.Err == nil && slices.Contains(res.damaged, out.Handle) {
+				can++
+			}
+		})
+		if err != nil && kassett.KindOf(err) != kassett.Corrupt {
+			return err
+		}
+		res.parity = can == len(res.damaged)
+	}
+	if !all {
+		return nil
+	}
+	return k.Verify(ctx, func(name string, err error) {
+		a.finding(repo.Finding{Kind: repo.Damage, What: name, Err: err, Hint: kassett.HintOf(err)}, res)
+	})
 }
 
 func (a *app) repairParityCommand() *cobra.Command {
@@ -290,4 +337,33 @@ func (a *app) parityRepaired(st parity.RepairStats, dryRun bool) error {
 	}
 	return a.summary("%s with %s read; %s damaged or missing, %s repaired\n", plural(st.Read, "file", "files"), bytesText(st.Bytes),
 		count(st.Damaged), count(st.Repaired))
+}
+
+// parityFirst makes packs again from parity, as far as it can, and returns the
+// others: what is saved out of a damaged pack is always less.
+func (a *app) parityFirst(ctx context.Context, r *repo.Repository, packs []kassett.ID) ([]kassett.ID, error) {
+	if _, ok := kassett.As[kassett.Beside](r.Storage()); !ok {
+		return packs, nil
+	}
+	p := new(kassett.Progress)
+	k, err := r.ParityKeeper(parity.Options{Progress: p, Warn: a.warn})
+	if err != nil {
+		return nil, err
+	}
+	o := parity.RepairOptions{Only: make([]kassett.Handle, len(packs))}
+	for i, id := range packs {
+		o.Only[i] = kassett.Handle{Kind: kassett.PackFile, ID: id}
+	}
+	stop := a.watch(p)
+	_, err = k.Repair(ctx, o, func(out parity.Outcome) {
+		a.parityOutcome(out, false)
+		if out.Err == nil && out.Kind == kassett.PackFile {
+			packs = slices.DeleteFunc(packs, func(id kassett.ID) bool { return id == out.ID })
+		}
+	})
+	stop()
+	if kassett.KindOf(err) == kassett.Corrupt {
+		err = nil // they are taken apart instead
+	}
+	return packs, err
 }

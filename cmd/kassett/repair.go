@@ -20,13 +20,15 @@ func (a *app) repairCommand() *cobra.Command {
 
 The order is: repair parity, if the repository has any, loses nothing and is
 often the end. Otherwise repair index; then, when check --read-data names packs,
-repair packs; then repair snapshots, which takes out of snapshots what is lost.`,
-		Args: args(1, -1, "parity, index, packs or snapshots"),
+repair packs; then repair snapshots, which takes out of snapshots what is lost.
+Where somebody has deleted or replaced files of a bucket that keeps versions,
+repair versions comes first.`,
+		Args: args(1, -1, "parity, index, packs, snapshots or versions"),
 		RunE: func(cmd *cobra.Command, given []string) error {
-			return invalid("repair", safe(given[0]), "use kassett repair parity, repair index, repair packs or repair snapshots", errors.New("that cannot be repaired"))
+			return invalid("repair", safe(given[0]), "use kassett repair parity, repair index, repair packs, repair snapshots or repair versions", errors.New("that cannot be repaired"))
 		},
 	}
-	cmd.AddCommand(a.repairParityCommand(), a.repairIndexCommand(), a.repairPacksCommand(), a.repairSnapshotsCommand())
+	cmd.AddCommand(a.repairParityCommand(), a.repairIndexCommand(), a.repairPacksCommand(), a.repairSnapshotsCommand(), a.repairVersionsCommand())
 	return cmd
 }
 
@@ -55,7 +57,8 @@ func (a *app) repairPacksCommand() *cobra.Command {
 		Use:   "packs ID...",
 		Short: "Save what can be read out of damaged packs",
 		Long: `Packs reads damaged packs, stores what is still whole in them anew, and takes
-the damaged packs out. Their bytes are kept beside the repository.`,
+the damaged packs out. Their bytes are kept beside the repository. Packs that
+parity can make again lose nothing: they are repaired so instead.`,
 		Args: args(1, -1, "IDs of packs"),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			return a.within(cmd.Context(), exclusive, func(ctx context.Context, r *repo.Repository) error {
@@ -68,6 +71,10 @@ the damaged packs out. Their bytes are kept beside the repository.`,
 					ids = append(ids, id)
 				}
 				if err := a.loadIndex(ctx, r); err != nil {
+					return err
+				}
+				ids, err := a.parityFirst(ctx, r, ids)
+				if err != nil || len(ids) == 0 && !a.flags.json {
 					return err
 				}
 				o := repo.RepairOptions{Progress: new(kassett.Progress)}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"kassett"
 )
@@ -136,14 +137,13 @@ func (k *Keeper) rebuild(ctx context.Context, c *condition) (map[int][]byte, err
 		}
 		result.add(slice, row)
 	}
-	recovery = nil
 	for i := range c.members {
 		f := &c.files[i]
 		if !f.there {
 			continue
 		}
 		err := readSlices(ctx, k.storage, &c.members[i], c.sliceSize, func(p piece) error {
-			if f.isBad(p.i) {
+			if slices.Contains(f.bad, p.i) {
 				return nil
 			}
 			if p.err != nil {
@@ -184,15 +184,6 @@ func (c *condition) results(s *sums) (map[int][]byte, error) {
 	return made, nil
 }
 
-func (f *fileCondition) isBad(i int) bool {
-	for _, b := range f.bad {
-		if b == i {
-			return true
-		}
-	}
-	return false
-}
-
 // readRecovery reads as many recovery slices as are needed, until q is solved.
 func (k *Keeper) readRecovery(ctx context.Context, s *set, q *equations) (all [][]byte, exponents []uint32, err error) {
 	if len(q.missing) == 0 {
@@ -219,31 +210,48 @@ func (k *Keeper) readRecovery(ctx context.Context, s *set, q *equations) (all []
 	return all, exponents, nil
 }
 
-// countRecovery returns how many recovery slices of a set are whole, of how many
-// there should be as its length says, and whether all of its file is whole.
-func (k *Keeper) countRecovery(ctx context.Context, s *set) (n int, whole bool, err error) {
+// verifySet reads the file of a set and says what is wrong with it.
+func (k *Keeper) verifySet(ctx context.Context, s *set) error {
 	rc, err := k.beside.GetBeside(ctx, setName(s.id))
 	if err != nil {
-		return 0, false, err
+		return err
 	}
 	defer func() { _ = rc.Close() }() // every packet has its checksum
 	seen := make(map[uint32]bool)
-	in := newPacketReader(rc)
-	var last packet
+	in := newPacketReader(progressReader{rc, k.options.Progress})
+	last := ""
 	for {
 		p, err := in.next()
 		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
-			return len(seen), false, err
+			return err
 		}
 		if e, _, ok := s.recovery(p); ok {
 			seen[e] = true
 		}
-		last = packet{kind: p.kind}
+		last = p.kind
 	}
-	return len(seen), in.clean() && last.kind == typeCreator, nil
+	if in.clean() && last == typeCreator && len(seen) > 0 {
+		return nil
+	}
+	return &kassett.Error{
+		Kind: kassett.Corrupt, Err: fmt.Errorf("this parity file is damaged; %d of its recovery slices are whole", len(seen)),
+		Hint: "run `kassett repair parity`: it is made anew when all that it protects is whole",
+	}
+}
+
+// progressReader counts what is read.
+type progressReader struct {
+	r io.Reader
+	p *kassett.Progress
+}
+
+func (r progressReader) Read(b []byte) (int, error) {
+	n, err := r.r.Read(b)
+	r.p.Done(0, int64(n))
+	return n, err
 }
 
 // source reads a file as it should be: what is whole from the storage, the rest

@@ -14,14 +14,14 @@ import (
 // errDamaged is that a file is not what its name, or an earlier look, says.
 var errDamaged = &kassett.Error{Kind: kassett.Corrupt, Err: errors.New("its bytes do not have the hash that is its name")}
 
-// damagedFile is a file that cannot be protected as it is.
-type damagedFile struct {
+// damagedError is a file that cannot be protected as it is.
+type damagedError struct {
 	kassett.Handle
 	err error
 }
 
-func (d *damagedFile) Error() string { return fmt.Sprintf("read %s: %v", d.Handle, d.err) }
-func (d *damagedFile) Unwrap() error { return d.err }
+func (d *damagedError) Error() string { return fmt.Sprintf("read %s: %v", d.Handle, d.err) }
+func (d *damagedError) Unwrap() error { return d.err }
 
 // layout is how a group of files is cut: the size of a slice, and how many
 // recovery slices there are.
@@ -50,7 +50,7 @@ type encoded struct {
 }
 
 // encode reads the files and makes a set of them. Every file is proved to be
-// what its name says; one that is not is a *damagedFile.
+// what its name says; one that is not is a *damagedError.
 func (k *Keeper) encode(ctx context.Context, files []kassett.Info) (*encoded, error) {
 	slice, rows := layout(files)
 	e := &encoded{set: set{sliceSize: slice, members: make([]member, len(files))}}
@@ -59,7 +59,7 @@ func (k *Keeper) encode(ctx context.Context, files []kassett.Info) (*encoded, er
 		m.Handle, m.size = f.Handle, f.Size
 		var err error
 		if m.head, err = k.headOf(ctx, f); err != nil {
-			return nil, &damagedFile{f.Handle, err}
+			return nil, &damagedError{f.Handle, err}
 		}
 		m.identify()
 	}
@@ -94,7 +94,7 @@ func (k *Keeper) encode(ctx context.Context, files []kassett.Info) (*encoded, er
 			err = errDamaged
 		}
 		if err != nil && ctx.Err() == nil {
-			return nil, &damagedFile{m.Handle, err}
+			return nil, &damagedError{m.Handle, err}
 		}
 		if err != nil {
 			return nil, err

@@ -144,10 +144,3 @@ func (s *sums) row(dst []byte, i int) {
 		binary.LittleEndian.PutUint16(dst[2*w:], uint16(v>>shift))
 	}
 }
-
-// clear makes all sums zero again.
-func (s *sums) clear() {
-	for _, acc := range s.acc {
-		clear(acc)
-	}
-}

@@ -124,14 +124,15 @@ type inventory struct {
 	sets  []storedSet
 	lost  map[kassett.ID]bool // packs that are not there and needed
 	bytes int64               // of all parity files
+	bad   []string            // parity files that cannot be read
 	left  []string            // rebuilt files of a repair that was broken off
 }
 
 // storedSet is a set and what is left of it.
 type storedSet struct {
 	*set
-	gone    int  // slices of members that are no longer there, and not needed
-	missing bool // a needed member is not there
+	gone int  // slices of members that are no longer there, and not needed
+	hurt bool // a member is needed and not there, or has another length
 }
 
 // look takes the inventory. Sets that cannot be read are told to Warn.
@@ -165,10 +166,14 @@ func (k *Keeper) look(ctx context.Context) (*inventory, error) {
 		if ctx.Err() != nil || kassett.KindOf(err) == kassett.Offline {
 			return nil, cmp.Or(context.Cause(ctx), err)
 		}
+		if kassett.KindOf(err) == kassett.NotFound { // another writer has superseded it
+			continue
+		}
 		if err != nil {
+			inv.bad = append(inv.bad, info.Name)
 			k.warn(info.Name, &kassett.Error{
 				Op: "read parity", Kind: kassett.KindOf(err), Err: err,
-				Hint: "the files it protected get new parity at the next update; the repository itself is not touched by this",
+				Hint: "the repository itself is not touched by this; `kassett parity update` makes it anew",
 			})
 			continue
 		}
@@ -181,7 +186,7 @@ func (k *Keeper) list(ctx context.Context, inv *inventory, kind kassett.FileKind
 	if kind == kassett.ConfigFile {
 		h := kassett.Handle{Kind: kind}
 		info, err := k.storage.Stat(ctx, h)
-		if err == nil && info.Size > 0 {
+		if err == nil {
 			inv.files[h] = kassett.Info{Handle: h, Size: info.Size}
 		}
 		if kassett.KindOf(err) == kassett.NotFound {
@@ -193,9 +198,7 @@ func (k *Keeper) list(ctx context.Context, inv *inventory, kind kassett.FileKind
 		if err != nil {
 			return fmt.Errorf("list %s: %w", kind, err)
 		}
-		if info.Size > 0 {
-			inv.files[info.Handle] = info
-		}
+		inv.files[info.Handle] = info
 	}
 	return nil
 }
@@ -220,7 +223,8 @@ func (k *Keeper) judge(ctx context.Context, inv *inventory) error {
 	absent := make(map[kassett.ID]bool)
 	for _, s := range inv.sets {
 		for i := range s.members {
-			if h := s.members[i].Handle; inv.files[h].Size == 0 && h.Kind == kassett.PackFile {
+			h := s.members[i].Handle
+			if _, there := inv.files[h]; !there && h.Kind == kassett.PackFile {
 				absent[h.ID] = true
 			}
 		}
@@ -234,10 +238,12 @@ func (k *Keeper) judge(ctx context.Context, inv *inventory) error {
 	for i := range inv.sets {
 		s := &inv.sets[i]
 		for j := range s.members {
-			switch m := &s.members[j]; {
-			case inv.files[m.Handle].Size > 0:
-			case inv.needed(m.Handle):
-				s.missing = true
+			m := &s.members[j]
+			info, there := inv.files[m.Handle]
+			switch {
+			case there && info.Size == m.size:
+			case there, inv.needed(m.Handle):
+				s.hurt = true
 			default:
 				s.gone += len(m.slices)
 			}
@@ -259,7 +265,7 @@ type Status struct {
 	Bytes       int64 `json:"bytes_protected"`
 	BareFiles   int   `json:"files_unprotected"`
 	BareBytes   int64 `json:"bytes_unprotected"`
-	Lost        int   `json:"files_missing"` // in a set, needed, and not there
+	Hurt        int   `json:"files_damaged"` // needed and not there, or not of the right length
 }
 
 // Status tells what is protected. No content is read.
@@ -270,17 +276,17 @@ func (k *Keeper) Status(ctx context.Context) (Status, error) {
 	}
 	st := Status{Sets: len(inv.sets), ParityBytes: inv.bytes}
 	covered := make(map[kassett.Handle]bool)
-	lost := make(map[kassett.Handle]bool)
+	hurt := make(map[kassett.Handle]bool)
 	for _, s := range inv.sets {
 		for i := range s.members {
 			h := s.members[i].Handle
 			covered[h] = true
-			if inv.files[h].Size == 0 && inv.needed(h) {
-				lost[h] = true
+			if info, there := inv.files[h]; there && info.Size != s.members[i].size || !there && inv.needed(h) {
+				hurt[h] = true
 			}
 		}
 	}
-	st.Lost = len(lost)
+	st.Hurt = len(hurt)
 	for h, info := range inv.files {
 		if covered[h] {
 			st.Files++
@@ -291,4 +297,27 @@ func (k *Keeper) Status(ctx context.Context) (Status, error) {
 		}
 	}
 	return st, nil
+}
+
+// Verify reads all parity and tells report what is damaged of it.
+func (k *Keeper) Verify(ctx context.Context, report func(name string, err error)) error {
+	warn := k.options.Warn
+	k.options.Warn = report
+	inv, err := k.look(ctx)
+	k.options.Warn = warn
+	if err != nil {
+		return err
+	}
+	k.options.Progress.Enter("read parity")
+	k.options.Progress.Expect(int64(len(inv.sets)), inv.bytes)
+	for _, s := range inv.sets {
+		if err := k.verifySet(ctx, s.set); err != nil {
+			if ctx.Err() != nil || kassett.KindOf(err) == kassett.Offline {
+				return err
+			}
+			report(setName(s.id), err)
+		}
+		k.options.Progress.Done(1, 0)
+	}
+	return nil
 }

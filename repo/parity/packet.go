@@ -36,8 +36,8 @@ const (
 	typeCreator  = "PAR 2.0\x00Creator\x00"
 )
 
-// creator is what a set says of its maker.
-const creator = "Kassett: restic repository files\x00\x00\x00\x00"
+// creator is what a set says of its maker; a multiple of four bytes.
+const creator = "Kassett: restic repository files"
 
 // Bounds of what is read. Our own sets stay far below.
 const (
@@ -178,7 +178,7 @@ func (s *set) appendCritical(dst []byte) []byte {
 		}
 		dst = appendPacket(dst, s.id, typeSums, sums)
 	}
-	return appendPacket(dst, s.id, typeCreator, []byte(creator[:len(creator)&^3]))
+	return appendPacket(dst, s.id, typeCreator, []byte(creator))
 }
 
 // appendRecovery appends the packet of one recovery slice.
@@ -250,9 +250,8 @@ func (p *packetReader) take(length uint64) (got packet, ok bool, err error) {
 		return packet{}, false, err
 	}
 	// The length is believed as far as bytes follow.
-	var b bytes.Buffer
-	b = *bytes.NewBuffer(p.buf[:0])
-	_, err = io.CopyN(&b, p.in, int64(length)) //nolint:gosec // bounded above
+	b := bytes.NewBuffer(p.buf[:0])
+	_, err = io.CopyN(b, p.in, int64(length)) //nolint:gosec // bounded above
 	p.buf = b.Bytes()
 	if err != nil && !errors.Is(err, io.EOF) {
 		return packet{}, false, err

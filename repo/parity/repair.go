@@ -172,19 +172,16 @@ func (x *repairer) set(ctx context.Context, s storedSet) error {
 
 // parityFile reads the parity of a set that is whole itself.
 func (x *repairer) parityFile(ctx context.Context, s storedSet) error {
-	n, whole, err := x.k.countRecovery(ctx, s.set)
-	if err != nil && ctx.Err() != nil {
-		return context.Cause(ctx)
+	if x.o.Only != nil {
+		return nil // they are whole, and nothing else was asked for
 	}
-	if whole && err == nil {
-		return nil
+	fault := x.k.verifySet(ctx, s.set)
+	if fault == nil || ctx.Err() != nil || kassett.KindOf(fault) != kassett.Corrupt {
+		return fault
 	}
 	x.stats.ParityLost++
-	if err == nil {
-		err = &kassett.Error{Kind: kassett.Corrupt, Err: fmt.Errorf("it is damaged; %d of its recovery slices are whole", n)}
-	}
-	out := Outcome{What: setName(s.id), Fault: err}
-	if !x.o.DryRun && !s.missing {
+	out := Outcome{What: setName(s.id), Fault: fault}
+	if !x.o.DryRun && !s.hurt {
 		if err := x.k.pass(ctx); err != nil {
 			return err
 		}

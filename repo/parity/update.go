@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"kassett"
 )
@@ -52,6 +53,9 @@ func (k *Keeper) Update(ctx context.Context) (UpdateStats, error) {
 		k.options.Progress.Done(int64(len(g)), 0)
 	}
 	err = u.removeStale(ctx)
+	if err == nil && st.Damaged == 0 { // all that these protected is protected anew
+		err = u.remove(ctx, inv.bad)
+	}
 	st.Protects = len(u.covered)
 	return st, err
 }
@@ -84,7 +88,7 @@ func (u *updater) plan() (groups [][]kassett.Info) {
 	queued := make(map[kassett.Handle]bool)
 	queues := make([][]kassett.Info, len(protected))
 	enqueue := func(h kassett.Handle) {
-		if info, there := u.inv.files[h]; there && !u.covered[h] && !queued[h] {
+		if info, there := u.inv.files[h]; there && info.Size > 0 && !u.covered[h] && !queued[h] {
 			queued[h] = true
 			queues[class(h.Kind)] = append(queues[class(h.Kind)], info)
 		}
@@ -113,7 +117,7 @@ func (u *updater) plan() (groups [][]kassett.Info) {
 
 // keeps reports whether a set stays as it is whatever has come since.
 func (u *updater) keeps(s storedSet) bool {
-	if s.missing {
+	if s.hurt {
 		return true // it is what a repair needs
 	}
 	live := s.slices() - s.gone
@@ -196,7 +200,7 @@ func sameFiles(s *set, files []kassett.Info) bool {
 func (u *updater) protect(ctx context.Context, files []kassett.Info) error {
 	for len(files) > 0 {
 		e, err := u.k.encode(ctx, files)
-		var bad *damagedFile
+		var bad *damagedError
 		if errors.As(err, &bad) && ctx.Err() == nil {
 			switch kassett.KindOf(bad.err) {
 			case kassett.Offline, kassett.Interrupted:
@@ -204,7 +208,7 @@ func (u *updater) protect(ctx context.Context, files []kassett.Info) error {
 			case kassett.NotFound: // removed since it was listed
 			default:
 				u.stats.Damaged++
-				u.k.warn(bad.String(), &kassett.Error{
+				u.k.warn(bad.Handle.String(), &kassett.Error{
 					Op: "protect", Kind: kassett.Corrupt, Err: bad.err,
 					Hint: "run `kassett check --read-data`, and do what it says; then `kassett parity update`",
 				})
@@ -264,15 +268,26 @@ func (u *updater) replaceBroken(ctx context.Context, name string, body kassett.B
 func (u *updater) removeStale(ctx context.Context) error {
 	for _, s := range u.stale {
 		still := slices.ContainsFunc(s.members, func(m member) bool {
-			return u.inv.files[m.Handle].Size > 0 && !u.covered[m.Handle]
+			_, there := u.inv.files[m.Handle]
+			return there && !u.covered[m.Handle]
 		})
 		if still {
 			continue
 		}
+		if err := u.remove(ctx, []string{setName(s.id)}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// remove removes parity files, where the storage lets us.
+func (u *updater) remove(ctx context.Context, names []string) error {
+	for _, name := range names {
 		if err := u.k.pass(ctx); err != nil {
 			return err
 		}
-		err := u.k.beside.DeleteBeside(ctx, setName(s.id))
+		err := u.k.beside.DeleteBeside(ctx, name)
 		switch kassett.KindOf(err) {
 		case kassett.Denied, kassett.Held:
 			u.stats.Kept++
@@ -281,27 +296,33 @@ func (u *updater) removeStale(ctx context.Context) error {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("remove %s: %w", setName(s.id), err)
+			return fmt.Errorf("remove %s: %w", name, err)
 		}
 		u.stats.Removed++
 	}
 	return nil
 }
 
-// Clear removes all parity.
+// Clear removes all parity files.
 func (k *Keeper) Clear(ctx context.Context) (removed int, err error) {
-	inv, err := k.look(ctx)
-	if err != nil {
-		return 0, err
-	}
-	for _, s := range inv.sets {
-		if err := k.pass(ctx); err != nil {
-			return removed, err
+	var names []string
+	for info, err := range k.beside.ListBeside(ctx, folder) {
+		if err != nil {
+			return 0, fmt.Errorf("list parity: %w", err)
 		}
-		if err := k.beside.DeleteBeside(ctx, setName(s.id)); err != nil && kassett.KindOf(err) != kassett.NotFound {
-			return removed, fmt.Errorf("remove %s: %w", setName(s.id), err)
+		if strings.HasSuffix(info.Name, suffix) {
+			names = append(names, info.Name)
 		}
-		removed++
 	}
-	return removed, nil
+	u := &updater{k: k, stats: &UpdateStats{}}
+	if err := u.remove(ctx, names); err != nil {
+		return u.stats.Removed, err
+	}
+	if u.stats.Kept > 0 {
+		return u.stats.Removed, &kassett.Error{
+			Op: "remove parity", Kind: kassett.Denied, Err: fmt.Errorf("the storage does not let us remove %d files", u.stats.Kept),
+			Hint: "remove it with a key that may delete",
+		}
+	}
+	return u.stats.Removed, nil
 }
