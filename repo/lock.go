@@ -122,6 +122,27 @@ func (r *Repository) Lock(ctx context.Context, mode LockMode, o LockOptions) (*L
 	return l, held, nil
 }
 
+// Hold runs work under a lock: the context it gets ends when the lock is lost.
+// An error of kind [kassett.Locked] may say that, even when work had none:
+// someone may have removed what it relied on.
+func (r *Repository) Hold(ctx context.Context, mode LockMode, o LockOptions, work func(context.Context, *Lock) error) error {
+	l, held, err := r.Lock(ctx, mode, o)
+	if err != nil {
+		return err
+	}
+	err = work(held, l)
+	if err != nil && held.Err() != nil && ctx.Err() == nil {
+		err = fmt.Errorf("%w (then: %w)", context.Cause(held), err) // that is the reason
+	}
+	switch failed := l.Unlock(); {
+	case kassett.KindOf(failed) == kassett.Locked:
+		err = errors.Join(err, failed)
+	case failed != nil:
+		r.warn(failed)
+	}
+	return err
+}
+
 // acquireWithin tries to acquire the lock for as long as the options say.
 func (l *Lock) acquireWithin(ctx context.Context, o LockOptions) error {
 	start := time.Now()

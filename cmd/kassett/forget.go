@@ -135,12 +135,16 @@ a source: it is named, with what would lift it.`,
 					return err
 				}
 			}
-			return a.within(cmd.Context(), exclusive.unless(dryRun), func(ctx context.Context, r *repo.Repository) error {
-				removed, err := a.forget(ctx, r, o, dryRun)
+			return a.within(cmd.Context(), unlocked, func(ctx context.Context, r *repo.Repository) error {
+				removed := 0
+				err := a.locked(ctx, r, forgetting.unless(dryRun), func(ctx context.Context, r *repo.Repository) (err error) {
+					removed, err = a.forget(ctx, r, o, dryRun)
+					return err
+				})
 				if err != nil || !after || dryRun || removed == 0 {
 					return err
 				}
-				return a.prune(ctx, r, prune.options)
+				return a.prune(ctx, r, &prune)
 			})
 		},
 	}

@@ -91,7 +91,7 @@ func (a *app) keyAddCommand() *cobra.Command {
 		Short: "Add a password",
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.within(cmd.Context(), adding, func(ctx context.Context, r *repo.Repository) error {
+			return a.within(cmd.Context(), writing, func(ctx context.Context, r *repo.Repository) error {
 				pw, err := a.newPassword(ctx, n.file, n.command)
 				if err != nil {
 					return err

@@ -18,9 +18,10 @@ type need uint8
 const (
 	unlocked     need = iota // looks at files that never change
 	reading                  // shared; --no-lock leaves it out
-	adding                   // shared
+	adding                   // shared, of a writer that asks for every blob; prune and forget go on beside it
+	writing                  // shared
+	forgetting               // exclusive for seconds, beside those that are adding
 	exclusive                // nobody else may be at work
-	checking                 // exclusive; --no-lock leaves it out
 	tending                  // shared; the work keeps parity itself
 	tendingAlone             // exclusive; the work keeps parity itself
 )
@@ -28,11 +29,8 @@ const (
 // unless is the lock of a command that changes nothing in a dry run: then
 // --no-lock may leave it out.
 func (n need) unless(dryRun bool) need {
-	if dryRun && n == adding {
+	if dryRun {
 		return reading
-	}
-	if dryRun && (n == exclusive || n == tendingAlone) {
-		return checking
 	}
 	return n
 }
@@ -54,41 +52,57 @@ func (a *app) withinPlace(ctx context.Context, p place, n need, work func(ctx co
 }
 
 // locked runs work while the lock is held.
-func (a *app) locked(ctx context.Context, r *repo.Repository, n need, work func(ctx context.Context, r *repo.Repository) error) (err error) {
+func (a *app) locked(ctx context.Context, r *repo.Repository, n need, work func(ctx context.Context, r *repo.Repository) error) error {
 	if a.flags.noLock {
 		switch n {
-		case reading, checking:
+		case unlocked, reading:
 			n = unlocked
-		case adding, exclusive, tending, tendingAlone:
-			return invalid("lock repository", "", "leave --no-lock out; another run may prune what this one relies on",
-				errors.New("--no-lock is for commands that read, and for dry runs"))
+		default:
+			return needsLock()
 		}
 	}
 	if n == unlocked {
 		return work(ctx, r)
 	}
 	mode := repo.Shared
-	if n == exclusive || n == checking || n == tendingAlone {
+	switch n {
+	case adding:
+		mode = repo.Adding
+	case forgetting:
+		mode = repo.Forgetting
+	case exclusive, tendingAlone:
 		mode = repo.Exclusive
 	}
-	lock, held, err := r.Lock(ctx, mode, repo.LockOptions{Retry: a.flags.retryLock})
-	if err != nil {
+	err := r.Hold(ctx, mode, a.lockOptions(), func(ctx context.Context, _ *repo.Lock) error {
+		err := work(ctx, r)
+		if err == nil && (n == adding || n == writing || n == exclusive) {
+			err = a.keepParity(ctx, r)
+		}
 		return err
-	}
-	err = work(held, r)
-	if err == nil && (n == adding || n == exclusive) {
-		err = a.keepParity(held, r)
-	}
-	if err != nil && held.Err() != nil && ctx.Err() == nil {
-		err = fmt.Errorf("%w (then: %w)", context.Cause(held), err) // the lock was lost, that is the reason
-	}
-	switch failed := lock.Unlock(); {
-	case kassett.KindOf(failed) == kassett.Locked: // lost while the work ran: someone may have pruned beside it
-		err = errors.Join(err, failed)
-	case failed != nil:
-		a.warn("", failed)
+	})
+	if err == nil && n == forgetting {
+		err = a.keepParityAfter(ctx, r)
 	}
 	return err
+}
+
+// needsLock is the error of a command that does not go without a lock.
+func needsLock() error {
+	return invalid("lock repository", "", "leave --no-lock out; another run may prune what this one relies on",
+		errors.New("--no-lock is for commands that read, and for dry runs"))
+}
+
+// lockOptions say how locks are taken.
+func (a *app) lockOptions() repo.LockOptions {
+	return repo.LockOptions{Retry: a.flags.retryLock, NoLock: a.flags.noLock}
+}
+
+// keepParityAfter is keepParity for a command whose own lock had to be short.
+func (a *app) keepParityAfter(ctx context.Context, r *repo.Repository) error {
+	if o, said, err := r.Parity(ctx); err == nil && (!said || o == 0) {
+		return nil
+	}
+	return a.locked(ctx, r, tending, a.keepParity)
 }
 
 // open opens the repository at p.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -16,7 +17,7 @@ import (
 // pruneFlags are the flags of prune that forget has too.
 type pruneFlags struct {
 	maxUnused, maxRepack, smaller string
-	small                         bool
+	small, markOnly               bool
 	options                       repo.PruneOptions
 }
 
@@ -68,48 +69,51 @@ func (a *app) pruneCommand() *cobra.Command {
 		Long: `Prune removes what no snapshot needs any more. A pack that still holds something
 needed is written anew without the rest, when that is worth it.
 
+Backups go on meanwhile. Prune marks what shall go; backups by Kassett that begin
+afterwards do not rely on it. When all who were at work before have ended, what is
+marked is removed: for that, prune keeps others out for some seconds. It does both
+in one go when nobody else is at work. Else it waits as long as --retry-lock says,
+and then leaves the rest, with exit code 11, to the next prune.
+
 It may be interrupted at any moment; the next prune goes on.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := p.read(a); err != nil {
 				return err
 			}
-			return a.within(cmd.Context(), exclusive.unless(p.options.DryRun), func(ctx context.Context, r *repo.Repository) error {
-				return a.prune(ctx, r, p.options)
+			if a.flags.noLock && !p.options.DryRun {
+				return needsLock()
+			}
+			return a.within(cmd.Context(), unlocked, func(ctx context.Context, r *repo.Repository) error {
+				return a.prune(ctx, r, &p)
 			})
 		},
 	}
 	f := cmd.Flags()
 	p.register(f)
+	f.BoolVar(&p.markOnly, "mark-only", false, "mark what shall go, and leave it to a later prune to remove it")
 	f.BoolVarP(&p.options.DryRun, "dry-run", "n", false, "tell what would be done, change nothing")
 	return cmd
 }
 
-// prune removes what no snapshot needs. Every snapshot must be readable: what
-// one needs that cannot be read is not known.
-func (a *app) prune(ctx context.Context, r *repo.Repository, o repo.PruneOptions) error {
-	if err := a.loadIndex(ctx, r); err != nil {
-		return err
-	}
-	list, err := snapshot.List(ctx, r, snapshot.Filter{})
-	if err != nil {
-		return &kassett.Error{
-			Op: "prune", Kind: kassett.KindOf(err), Err: err,
-			Hint: "nothing was removed, since what these snapshots need is not known; bring them back from a copy, or remove them with their IDs by kassett forget",
-		}
-	}
-	trees := make([]kassett.ID, 0, len(list))
-	for _, sn := range list {
-		trees = append(trees, sn.Tree)
-	}
+// pruneJSON is the summary of a prune as JSON, with restic's names and ours.
+type pruneJSON struct {
+	repo.PruneStats
+	Removed uint64 `json:"packs_removed"`
+	Spared  uint64 `json:"packs_spared"` // marked, and needed after all
+	Left    int    `json:"marks_left"`   // lists of packs that a later prune removes
+}
+
+// prune removes what no snapshot needs.
+func (a *app) prune(ctx context.Context, r *repo.Repository, p *pruneFlags) error {
+	o := snapshot.PruneOptions{PruneOptions: p.options, MarkOnly: p.markOnly, Lock: a.lockOptions()}
 	o.Progress = new(kassett.Progress)
-	stop := a.watch(o.Progress)
-	o.Progress.Enter("find what is needed")
-	used, err := snapshot.Used(ctx, r, trees, o.Progress)
-	var stats repo.PruneStats
-	if err == nil {
-		stats, err = r.Prune(ctx, used, o)
+	o.Notice = func(msg string) { a.notice("", errors.New(msg)) }
+	o.Lock.Waiting = func(by repo.LockInfo) {
+		a.notice("", fmt.Errorf("waiting for %s, seen at %s", by.Holder(), stamp(by.Time)))
 	}
+	stop := a.watch(o.Progress)
+	done, err := snapshot.Prune(ctx, r, o)
 	stop()
 	if err != nil && stopped(ctx) {
 		return &kassett.Error{
@@ -120,23 +124,41 @@ func (a *app) prune(ctx context.Context, r *repo.Repository, o repo.PruneOptions
 	if err != nil {
 		return err
 	}
-	if a.flags.json {
-		stats.MessageType = "summary"
-		return a.json(stats)
+	if !o.DryRun && done.Swept.Packs > 0 {
+		if err := a.keepParityAfter(ctx, r); err != nil {
+			return err
+		}
 	}
-	return a.pruneSummary(stats, o.DryRun)
+	if a.flags.json {
+		done.MessageType = "summary"
+		return a.json(pruneJSON{done.PruneStats, uint64(done.Swept.Packs), uint64(done.Swept.Spared), done.Left})
+	}
+	return a.pruneSummary(done, o)
 }
 
-func (a *app) pruneSummary(s repo.PruneStats, dryRun bool) error {
+func (a *app) pruneSummary(done *snapshot.Pruned, o snapshot.PruneOptions) error {
+	s := done.PruneStats
 	size := func(n uint64) string { return bytesText(int64(n)) } //nolint:gosec // a display
 	removed, rewritten := "removed", "written anew"
-	if dryRun {
+	switch {
+	case o.DryRun:
 		removed, rewritten = "would be removed", "would be written anew"
+	case o.MarkOnly:
+		removed = "marked, to be removed by a later kassett prune"
 	}
 	return errors.Join(
 		a.summary("needed  %s in %s\n", size(s.Bytes.Used), plural(s.Blobs.Used, "blob", "blobs")),
-		a.summary("%s %s; %s with %s %s\n", size(s.Bytes.RemoveTotal+s.Bytes.Unreferenced), removed,
+		a.summary("%s %s; %s with %s %s\n", size(s.Bytes.RemoveTotal), removed,
 			plural(s.Packs.Repack, "pack", "packs"), size(s.Bytes.Repack), rewritten),
 		a.summary("left    %s, of which nobody needs %s\n", size(s.Bytes.Remaining), size(s.Bytes.RemainingUnused)),
+		a.sparedSummary(done.Swept.Spared),
 	)
+}
+
+// sparedSummary tells of packs that a backup came to need meanwhile.
+func (a *app) sparedSummary(n int) error {
+	if n == 0 {
+		return nil
+	}
+	return a.summary("%s stayed: a backup began to need them before they could be removed\n", plural(n, "marked pack", "marked packs"))
 }

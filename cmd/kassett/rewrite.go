@@ -34,7 +34,7 @@ Without --forget the new snapshots are tagged "rewrite".`,
 			if o.Time = at.Time; o.Select == nil && o.Host == "" && o.Time.IsZero() && !o.Summary {
 				return invalid("rewrite", "", "name what to take out: --exclude /srv/private", errors.New("nothing to change was named"))
 			}
-			n := adding
+			n := writing
 			if o.Forget {
 				n = exclusive
 			}
