@@ -38,8 +38,8 @@ type Outage struct {
 // Retries repeat calls while a storage cannot be reached. One Retries may serve
 // several storages at the same place. It is safe for many goroutines.
 type Retries struct {
-	patience time.Duration
-	tell     func(Outage)
+	patience, first time.Duration
+	tell            func(Outage)
 
 	mu     sync.Mutex
 	out    Outage    // Since is zero while the storage answers
@@ -54,7 +54,7 @@ func NewRetries(patience time.Duration, tell func(Outage)) *Retries {
 	if tell == nil {
 		tell = func(Outage) {}
 	}
-	return &Retries{patience: patience, tell: tell}
+	return &Retries{patience: patience, first: firstPause, tell: tell}
 }
 
 // Do calls try until it succeeds, fails for a reason that waiting does not mend,
@@ -121,7 +121,7 @@ func (r *Retries) wait(ctx context.Context, begun time.Time, err error) bool {
 	}
 	var news *Outage
 	if !begun.Before(r.again) { // the others wait with the first that failed
-		pause := pauseFor(r.pauses)
+		pause := r.pauseFor(r.pauses)
 		r.again = now.Add(min(pause, r.out.Until.Sub(now)))
 		r.pauses++
 		r.out.Next, r.out.Err = r.again.Sub(now), err
@@ -147,15 +147,15 @@ func (r *Retries) wait(ctx context.Context, begun time.Time, err error) bool {
 }
 
 // pauseFor returns the n-th pause, from 0.
-func pauseFor(n int) time.Duration {
-	p := firstPause
+func (r *Retries) pauseFor(n int) time.Duration {
+	p := r.first
 	for range n {
 		if p = p * 3 / 2; p >= longestPause {
 			p = longestPause
 			break
 		}
 	}
-	return p*2/3 + rand.N(p*2/3) //nolint:gosec // no secret
+	return p*2/3 + rand.N(p*2/3+1) //nolint:gosec // no secret
 }
 
 // Retry returns a storage whose calls are repeated while inner cannot be
