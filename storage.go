@@ -92,6 +92,55 @@ type bytesReader struct{ *bytes.Reader }
 
 func (bytesReader) Close() error { return nil }
 
+// PartsBody returns a Body over parts, one after the other, under the same
+// conditions as [BytesBody].
+func PartsBody(parts [][]byte, sum ID) Body {
+	size := int64(0)
+	for _, p := range parts {
+		size += int64(len(p))
+	}
+	return Body{Size: size, Sum: sum, Open: func() (io.ReadCloser, error) {
+		return &partsReader{rest: parts, n: int(size)}, nil
+	}}
+}
+
+// partsReader reads parts one after the other. As a bytes.Reader it says its
+// length, and writes itself.
+type partsReader struct {
+	rest [][]byte
+	done int // bytes of rest[0]
+	n    int // bytes left
+}
+
+func (r *partsReader) Len() int     { return r.n }
+func (r *partsReader) Close() error { return nil }
+
+func (r *partsReader) Read(p []byte) (int, error) {
+	for len(r.rest) > 0 && r.done == len(r.rest[0]) {
+		r.rest, r.done = r.rest[1:], 0
+	}
+	if len(r.rest) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, r.rest[0][r.done:])
+	r.done += n
+	r.n -= n
+	return n, nil
+}
+
+func (r *partsReader) WriteTo(w io.Writer) (total int64, err error) {
+	for r.n > 0 && err == nil {
+		var n int
+		if n, err = w.Write(r.rest[0][r.done:]); err == nil && n < len(r.rest[0])-r.done {
+			err = io.ErrShortWrite
+		}
+		r.rest, r.done = r.rest[1:], 0
+		r.n -= n
+		total += int64(n)
+	}
+	return total, err
+}
+
 // A Storage keeps immutable files: a directory, a bucket, another machine.
 // Its methods may be called from many goroutines. Errors carry a [Kind].
 type Storage interface {
@@ -180,6 +229,25 @@ func ValidBeside(name string) bool {
 		}
 	}
 	return true
+}
+
+// Stager is the ability of a [Storage] to take a file in pieces before its name
+// is known, so that nobody keeps it in memory.
+type Stager interface {
+	// Stage begins a file of a kind that has IDs. Nobody sees it before it is
+	// committed.
+	Stage(ctx context.Context, k FileKind) (Staged, error)
+}
+
+// Staged is a file being written, by one goroutine. It ends with a Commit that
+// succeeded, or with Abort.
+type Staged interface {
+	io.Writer
+	// Commit stores what was written under h as [Storage.Put] stores a
+	// [BytesBody]: the caller vouches that it is named rightly.
+	Commit(ctx context.Context, h Handle) error
+	// Abort removes what was written.
+	Abort() error
 }
 
 // Sweeper is the ability of a [Storage] to remove what interrupted writes left

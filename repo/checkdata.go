@@ -92,7 +92,7 @@ func (c *checker) readHeadless(ctx context.Context) error {
 			delete(want, id)
 			return c.r.scanPack(ctx, pack, blobs, func(b Blob, sealed []byte, err error) error {
 				if err == nil {
-					scratch.plain, err = c.r.openBlob(scratch.plain[:0], b, sealed, scratch)
+					err = c.r.verifyBlob(b, pieces{sealed}, scratch)
 				}
 				if err == nil {
 					return nil
@@ -159,7 +159,7 @@ func (rd *packReader) check(ctx context.Context, p storedPack) (faults []error) 
 			return append(faults, blobFault(b, err))
 		}
 		_, _ = rd.sum.Write(rd.scratch.sealed) // never fails
-		if rd.scratch.plain, err = rd.c.r.openBlob(rd.scratch.plain[:0], b, rd.scratch.sealed, &rd.scratch); err != nil {
+		if err := rd.c.r.verifyBlob(b, pieces{rd.scratch.sealed}, &rd.scratch); err != nil {
 			faults = append(faults, blobFault(b, err))
 		}
 	}
@@ -175,7 +175,7 @@ func (rd *packReader) check(ctx context.Context, p storedPack) (faults []error) 
 
 // trim gives back memory that an unusually long blob took.
 func (rd *packReader) trim() {
-	if cap(rd.scratch.sealed)+cap(rd.scratch.frame)+cap(rd.scratch.plain) > 3*keepBuffers {
+	if rd.scratch.large() {
 		rd.scratch = buffers{}
 	}
 }

@@ -186,7 +186,7 @@ func (c *copying) blob(ctx context.Context, p copiedPack, b readBlob, scratch *b
 func (c *copying) open(ctx context.Context, b readBlob, scratch *buffers) (got copiedBlob, ok bool, err error) {
 	got = copiedBlob{Blob: b.Blob, sealed: b.sealed}
 	if err = b.err; err == nil {
-		scratch.plain, err = c.src.openBlob(scratch.plain[:0], b.Blob, b.sealed, scratch)
+		scratch.plain, err = c.src.openBlob(scratch.plain[:0], b.Blob, pieces{b.sealed}, scratch)
 	}
 	if err == nil {
 		got.frame, got.plain = scratch.frame, scratch.plain

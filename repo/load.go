@@ -36,7 +36,7 @@ type buffers struct {
 }
 
 // keepBuffers is how large, in bytes, a buffer may be to be used again.
-const keepBuffers = 16 << 20
+const keepBuffers = 2 << 20
 
 var buffersPool = sync.Pool{New: func() any { return new(buffers) }}
 
@@ -46,9 +46,14 @@ func takeBuffers() *buffers {
 }
 
 func (b *buffers) giveBack() {
-	if cap(b.sealed)+cap(b.frame)+cap(b.plain) <= 3*keepBuffers {
+	if !b.large() {
 		buffersPool.Put(b)
 	}
+}
+
+// large reports whether they have grown over what is worth keeping.
+func (b *buffers) large() bool {
+	return cap(b.sealed)+cap(b.frame)+cap(b.plain) > 3*keepBuffers
 }
 
 // readAhead returns a buffered reader of rd.
@@ -62,13 +67,13 @@ func (b *buffers) readAhead(rd io.Reader) *bufio.Reader {
 
 // openBlob appends the plaintext of a sealed blob to dst, which may be nil, and
 // checks it: the seal, the length, the hash.
-func (r *Repository) openBlob(dst []byte, b Blob, sealed []byte, scratch *buffers) ([]byte, error) {
+func (r *Repository) openBlob(dst []byte, b Blob, sealed pieces, scratch *buffers) ([]byte, error) {
 	start := len(dst)
 	var err error
 	if b.Plain == 0 {
-		dst, err = r.key.open(dst, sealed)
+		dst, err = r.key.openFrom(dst, sealed)
 	} else if err = r.codec.start(r.options.Compression); err == nil {
-		if scratch.frame, err = r.key.open(scratch.frame[:0], sealed); err == nil {
+		if scratch.frame, err = r.key.openFrom(scratch.frame[:0], sealed); err == nil {
 			dst, err = r.codec.decompress(dst, scratch.frame, int(b.Plain))
 		}
 	}
@@ -76,10 +81,30 @@ func (r *Repository) openBlob(dst []byte, b Blob, sealed []byte, scratch *buffer
 		return dst, err
 	}
 	if sum := kassett.Hash(dst[start:]); sum != b.ID {
-		return dst, fmt.Errorf("the content has the hash %s", sum)
+		return dst, otherContent(sum)
 	}
 	return dst, nil
 }
+
+// hashStep is how much of a blob is decrypted at once where nobody wants the
+// plaintext, in bytes: it stays in the processor's cache.
+const hashStep = 64 << 10
+
+// verifyBlob checks a sealed blob as openBlob does.
+func (r *Repository) verifyBlob(b Blob, sealed pieces, scratch *buffers) (err error) {
+	if b.Plain != 0 {
+		scratch.plain, err = r.openBlob(scratch.plain[:0], b, sealed, scratch)
+		return err
+	}
+	scratch.plain = slices.Grow(scratch.plain[:0], hashStep)
+	sum, err := r.key.hash(sealed, scratch.plain[:hashStep])
+	if err == nil && sum != b.ID {
+		err = otherContent(sum)
+	}
+	return err
+}
+
+func otherContent(sum kassett.ID) error { return fmt.Errorf("the content has the hash %s", sum) }
 
 // damagedBlob is the error for a blob that is not what it was.
 func damagedBlob(h BlobHandle, pack kassett.ID, err error) error {
@@ -163,7 +188,7 @@ func (r *Repository) loadPlace(ctx context.Context, p Location, dst []byte, scra
 	if err = errors.Join(err, rc.Close()); err != nil {
 		return nil, readFailed(p.BlobHandle, p.Pack, err)
 	}
-	if plain, err = r.openBlob(dst, p.Blob, scratch.sealed, scratch); err != nil {
+	if plain, err = r.openBlob(dst, p.Blob, pieces{scratch.sealed}, scratch); err != nil {
 		return nil, damagedBlob(p.BlobHandle, p.Pack, err)
 	}
 	return plain, nil
@@ -180,7 +205,7 @@ func (r *Repository) LoadBlobs(ctx context.Context, pack kassett.ID, blobs []Blo
 	defer scratch.giveBack()
 	return r.scanPack(ctx, storedPack{pack, math.MaxInt64}, blobs, func(b Blob, sealed []byte, err error) error {
 		if err == nil {
-			if scratch.plain, err = r.openBlob(scratch.plain[:0], b, sealed, scratch); err == nil {
+			if scratch.plain, err = r.openBlob(scratch.plain[:0], b, pieces{sealed}, scratch); err == nil {
 				return fn(b, scratch.plain, nil)
 			}
 			err = damagedBlob(b.BlobHandle, pack, err)

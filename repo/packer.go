@@ -2,10 +2,14 @@ package repo
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"hash"
+	"math"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"kassett"
@@ -22,41 +26,67 @@ const maxPackBlobs = indexBlobs / 2
 // its pack stay below the 4 GiB that the format can say.
 const maxBlobPlain = maxPlain
 
-// openPack is a pack being filled in memory.
+// segmentSize is how much memory a pack takes at a time, in bytes.
+const segmentSize = 256 << 10
+
+// freeSegments is how many segments a writer keeps that are not in use.
+const freeSegments = 32
+
+// stageFrom is how many bytes of a pack stay in memory before it begins to be
+// written where the storage takes files in pieces: so that two small packs can
+// still become one.
+const stageFrom = 2 << 20
+
+// segment is a piece of a pack.
+type segment struct {
+	buf    []byte // as long as what was placed; its capacity is fixed
+	users  int    // goroutines that seal into it
+	closed bool   // nothing is placed any more
+}
+
+// openPack is a pack being filled. Its slot's mutex guards the first three.
 type openPack struct {
-	buf    []byte // all of it; blobs fill it from the front
-	used   int    // bytes, guarded by the slot's mutex as is blobs
+	used   int // bytes placed
 	blobs  []Blob
-	header int    // bytes of entries
-	lent   []byte // what goes back to the writer's memory: buf, or in its stead
-	// users are the goroutines that seal into buf, and the slot. Whoever
-	// takes it to 0 sends the pack.
+	header int // bytes of entries
+
+	limit int // bytes, of all
+	// users are the goroutines that seal into it, and the slot. Whoever takes
+	// it to 0 finishes the pack.
 	users atomic.Int32
+
+	mu       sync.Mutex // guards what follows
+	segments []*segment // in order; those before them have been written
+	writing  bool       // a goroutine is at it
+	written  int        // bytes
+	staged   kassett.Staged
+	sum      hash.Hash // of what was written
 }
 
 // room is a place in a pack for one sealed blob.
 type room struct {
-	pack   *openPack
-	sealed []byte // as long as the blob
+	pack     *openPack
+	segments []*segment
+	sealed   pieces // of the segments, together as long as the blob
 }
 
-// fits reports whether one more blob leaves the pack within its buffer.
+// fits reports whether one more blob leaves the pack within its limit.
 func (p *openPack) fits(b Blob) bool {
-	return p.used+int(b.Length)+p.header+entrySize(b)+packOverhead <= len(p.buf) && len(p.blobs) < maxPackBlobs
+	return p.used+int(b.Length)+p.header+entrySize(b)+packOverhead <= p.limit && len(p.blobs) < maxPackBlobs
 }
 
-// reserve finds room for a sealed blob. The caller fills it, then calls release.
+// reserve finds room for a sealed blob. The caller fills it, then calls leave.
 func (w *Writer) reserve(ctx context.Context, b Blob) (room, error) {
 	if err := w.failure(); err != nil {
 		return room{}, err
 	}
 	if least := int(b.Length) + entrySize(b) + packOverhead; least > w.packSize() {
-		// It has a pack and memory of its own, which nothing joins.
+		// It has a pack of its own, which nothing joins.
 		p, err := w.newPack(ctx, least)
 		if err != nil {
 			return room{}, err
 		}
-		return p.place(b), nil
+		return w.place(p, b), nil
 	}
 	slots := w.slotsFor(b.Type)
 	first := rand.IntN(len(slots))
@@ -67,7 +97,7 @@ func (w *Writer) reserve(ctx context.Context, b Blob) (room, error) {
 		if s.pack != nil && s.pack.fits(b) {
 			defer s.mu.Unlock()
 			s.pack.users.Add(1)
-			return s.pack.place(b), nil
+			return w.place(s.pack, b), nil
 		}
 		empty := s.pack == nil
 		s.mu.Unlock()
@@ -91,41 +121,139 @@ func (w *Writer) reserve(ctx context.Context, b Blob) (room, error) {
 		s.pack = p
 	}
 	s.pack.users.Add(1)
-	return s.pack.place(b), nil
+	return w.place(s.pack, b), nil
 }
 
 // place takes the next room of a pack. The caller has made sure that it fits,
 // and counts as a user.
-func (p *openPack) place(b Blob) room {
+func (w *Writer) place(p *openPack, b Blob) room {
 	b.Offset = uint32(p.used)
 	p.blobs = append(p.blobs, b)
 	p.used += int(b.Length)
 	p.header += entrySize(b)
-	return room{p, p.buf[b.Offset:p.used:p.used]}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	r := room{pack: p}
+	for n := int(b.Length); n > 0; {
+		s := w.last(p)
+		at := len(s.buf)
+		s.buf = s.buf[:min(at+n, cap(s.buf))]
+		s.closed = len(s.buf) == cap(s.buf)
+		s.users++
+		n -= len(s.buf) - at
+		r.segments = append(r.segments, s)
+		r.sealed = append(r.sealed, s.buf[at:])
+	}
+	return r
 }
 
-// newPack opens a pack of the given length, with one user. It waits until
-// memory is free.
-func (w *Writer) newPack(ctx context.Context, size int) (*openPack, error) {
-	p := &openPack{blobs: make([]Blob, 0, 64)}
+// last returns the segment that has room.
+func (w *Writer) last(p *openPack) *segment {
+	if n := len(p.segments); n > 0 && !p.segments[n-1].closed {
+		return p.segments[n-1]
+	}
+	s := &segment{}
 	select {
-	case p.lent = <-w.spare: // rather than a new one
+	case s.buf = <-w.memory:
 	default:
+		s.buf = make([]byte, 0, segmentSize)
+	}
+	p.segments = append(p.segments, s)
+	return s
+}
+
+// free gives the memory of a segment back.
+func (w *Writer) free(s *segment) {
+	if cap(s.buf) == segmentSize { // else it is a header
 		select {
-		case p.lent = <-w.spare:
-		case <-w.fresh:
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		case <-w.ctx.Done():
-			return nil, w.failure()
+		case w.memory <- s.buf[:0]:
+		default:
 		}
 	}
-	if p.lent == nil && size <= w.packSize() {
-		p.lent = make([]byte, size)
+	s.buf = nil
+}
+
+// leave ends the use of a room that is filled, or whose blob has failed the
+// writer, and then of its pack.
+func (w *Writer) leave(r room) {
+	p := r.pack
+	p.mu.Lock()
+	for _, s := range r.segments {
+		s.users--
 	}
-	if p.buf = p.lent; size > len(p.buf) {
-		p.buf = make([]byte, size)
+	p.mu.Unlock()
+	if w.stager != nil {
+		if err := w.write(p, stageFrom); err != nil {
+			_ = w.fail(err)
+		}
 	}
+	w.release(p)
+}
+
+// write writes the segments that are complete, in order, while more than keep
+// bytes of the pack are in memory, unless another goroutine is at it.
+func (w *Writer) write(p *openPack, keep int) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for !p.writing && len(p.segments) > 0 {
+		s := p.segments[0]
+		if s.users > 0 || !s.closed || p.waiting() <= keep || w.ctx.Err() != nil {
+			return nil
+		}
+		p.writing = true
+		p.mu.Unlock()
+		err := w.append(p, s.buf)
+		p.mu.Lock()
+		p.writing = false
+		if err != nil {
+			return err
+		}
+		p.written += len(s.buf)
+		p.segments[0] = nil
+		p.segments = p.segments[1:]
+		w.free(s)
+	}
+	return nil
+}
+
+// waiting returns how many bytes of a pack are in memory, or more than any limit
+// when it has begun to be written.
+func (p *openPack) waiting() (n int) {
+	if p.written > 0 {
+		return math.MaxInt
+	}
+	for _, s := range p.segments {
+		n += len(s.buf)
+	}
+	return n
+}
+
+// append writes one piece of a pack. Only one goroutine does at a time.
+func (w *Writer) append(p *openPack, b []byte) (err error) {
+	if p.staged == nil {
+		if p.staged, err = w.r.stage(w.ctx, w.stager); err != nil {
+			return err
+		}
+		p.sum = sha256.New()
+	}
+	p.sum.Write(b)
+	if _, err := p.staged.Write(b); err != nil {
+		return fmt.Errorf("write pack: %w", err)
+	}
+	return nil
+}
+
+// newPack opens a pack of at most the given length, with one user. It waits
+// while too many are on their way.
+func (w *Writer) newPack(ctx context.Context, limit int) (*openPack, error) {
+	select {
+	case <-w.fresh:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	case <-w.ctx.Done():
+		return nil, w.failure()
+	}
+	p := &openPack{limit: limit}
 	p.users.Store(1)
 	w.mu.Lock()
 	w.inFlight[p] = struct{}{}
@@ -163,31 +291,46 @@ func (w *Writer) closePacks() {
 }
 
 // joinPacks moves the blobs of the second slot into the pack of the first, if
-// there is room for them. Nothing is being sealed in either.
+// there is room for them and none has been written. Nothing is being sealed in
+// either.
 func (w *Writer) joinPacks(into, from *slot) {
 	into.mu.Lock()
 	defer into.mu.Unlock()
 	from.mu.Lock()
 	defer from.mu.Unlock()
 	a, b := into.pack, from.pack
-	if a == nil || b == nil || a.users.Load() > 1 || b.users.Load() > 1 ||
-		a.used+b.used+a.header+b.header+packOverhead > len(a.buf) || len(a.blobs)+len(b.blobs) > maxPackBlobs {
+	if a == nil || b == nil || a.users.Load() > 1 || b.users.Load() > 1 || b.written > 0 ||
+		a.used+b.used+a.header+b.header+packOverhead > a.limit || len(a.blobs)+len(b.blobs) > maxPackBlobs {
 		return
 	}
-	for _, blob := range b.blobs {
-		copy(a.place(blob).sealed, b.buf[blob.Offset:][:blob.Length])
+	for _, s := range b.segments {
+		s.closed = true
 	}
-	from.pack = nil
+	for _, s := range a.segments {
+		s.closed = true
+	}
+	for _, blob := range b.blobs {
+		blob.Offset += uint32(a.used)
+		a.blobs = append(a.blobs, blob)
+	}
+	a.segments = append(a.segments, b.segments...)
+	a.used += b.used
+	a.header += b.header
+	b.segments, from.pack = nil, nil
 	w.drop(b)
 }
 
 // drop ends a pack: it was sent, or is not needed any more.
 func (w *Writer) drop(p *openPack) {
-	if p.lent != nil {
-		w.spare <- p.lent
-	} else {
-		w.fresh <- struct{}{}
+	for _, s := range p.segments {
+		w.free(s)
 	}
+	if p.staged != nil {
+		if err := p.staged.Abort(); err != nil {
+			w.r.warn(fmt.Errorf("remove a pack that was not finished: %w", err))
+		}
+	}
+	w.fresh <- struct{}{}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	delete(w.inFlight, p)
@@ -219,8 +362,54 @@ func (w *Writer) send(p *openPack) {
 
 // put seals the header, names the pack and stores it.
 func (w *Writer) put(p *openPack) (kassett.ID, error) {
+	header, err := w.sealHeader(p)
+	if err != nil {
+		return kassett.ID{}, err
+	}
+	for _, s := range p.segments {
+		s.closed = true
+	}
+	p.segments = append(p.segments, &segment{buf: header, closed: true})
+	h := kassett.Handle{Kind: kassett.PackFile}
+	size := int64(p.used + len(header))
+	began := w.began()
+	if p.staged != nil {
+		if err = w.write(p, -1); err == nil {
+			err = w.failure()
+		}
+		if err == nil {
+			h.ID = kassett.ID(p.sum.Sum(nil))
+			err = w.r.commit(w.ctx, p.staged, h)
+		}
+		if err == nil {
+			p.staged = nil
+		}
+	} else {
+		parts, sum := make([][]byte, len(p.segments)), sha256.New()
+		for i, s := range p.segments {
+			parts[i] = s.buf
+			sum.Write(s.buf)
+		}
+		h.ID = kassett.ID(sum.Sum(nil))
+		body := kassett.PartsBody(parts, h.ID)
+		body.Hot = p.blobs[0].Type == TreeBlob
+		err = w.r.put(w.ctx, h, body)
+	}
+	if err != nil {
+		return kassett.ID{}, err
+	}
+	w.r.retained.stored(h.ID, began)
+	w.progress.Stored(size)
+	if w.verify {
+		return h.ID, w.r.verifyStored(w.ctx, h, size)
+	}
+	return h.ID, nil
+}
+
+// sealHeader returns the end of a pack: its header, sealed, and how long that is.
+func (w *Writer) sealHeader(p *openPack) ([]byte, error) {
 	header := appendHeader(make([]byte, 0, p.header), p.blobs)
-	sealed := w.r.key.seal(p.buf[p.used:p.used:len(p.buf)], header)
+	sealed := w.r.key.seal(make([]byte, 0, p.header+Overhead+packFooter), header)
 	back, err := w.r.key.open(header[:0], sealed)
 	if err == nil {
 		var blobs []Blob
@@ -229,27 +418,12 @@ func (w *Writer) put(p *openPack) (kassett.ID, error) {
 		}
 	}
 	if err != nil {
-		return kassett.ID{}, &kassett.Error{
+		return nil, &kassett.Error{
 			Op: "verify what was sealed", What: "header of a pack", Kind: kassett.Corrupt, Err: err,
 			Hint: "this machine's memory or processor makes errors; test it before it backs up again",
 		}
 	}
-	end := p.used + len(sealed)
-	binary.LittleEndian.PutUint32(p.buf[end:], uint32(len(sealed)))
-	whole := p.buf[:end+packFooter]
-	h := kassett.Handle{Kind: kassett.PackFile, ID: kassett.Hash(whole)}
-	began := w.began()
-	body := kassett.BytesBody(whole, h.ID)
-	body.Hot = p.blobs[0].Type == TreeBlob
-	if err := w.r.put(w.ctx, h, body); err != nil {
-		return kassett.ID{}, err
-	}
-	w.r.retained.stored(h.ID, began)
-	w.progress.Stored(int64(len(whole)))
-	if w.verify {
-		return h.ID, w.r.verifyStored(w.ctx, h, int64(len(whole)))
-	}
-	return h.ID, nil
+	return binary.LittleEndian.AppendUint32(sealed, uint32(len(sealed))), nil
 }
 
 // addToIndex notes a durable pack, and writes an index file when it is time.

@@ -277,6 +277,29 @@ func (r *Repository) put(ctx context.Context, h kassett.Handle, body kassett.Bod
 	return nil
 }
 
+// stage begins a pack that is written in pieces.
+func (r *Repository) stage(ctx context.Context, to kassett.Stager) (kassett.Staged, error) {
+	if err := r.pass(ctx); err != nil {
+		return nil, err
+	}
+	staged, err := to.Stage(ctx, kassett.PackFile)
+	if err != nil {
+		return nil, fmt.Errorf("begin pack: %w", err)
+	}
+	return staged, nil
+}
+
+// commit stores what was staged under its name, as put does.
+func (r *Repository) commit(ctx context.Context, staged kassett.Staged, h kassett.Handle) error {
+	if err := r.pass(ctx); err != nil {
+		return err
+	}
+	if err := staged.Commit(ctx, h); err != nil {
+		return fmt.Errorf("write %s: %w", h, err)
+	}
+	return nil
+}
+
 // pass waits until the gate is open.
 func (r *Repository) pass(ctx context.Context) error {
 	r.gate.RLock()

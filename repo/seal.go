@@ -97,42 +97,133 @@ func unmarshalSealKey(b []byte) (*sealKey, error) {
 func (k *sealKey) seal(dst, plain []byte) []byte {
 	start := len(dst)
 	dst = slices.Grow(dst, len(plain)+Overhead)[:start+len(plain)+Overhead]
-	iv := dst[start : start+ivSize]
+	k.sealTo(pieces{dst[start:]}, plain)
+	return dst
+}
+
+// sealTo fills room, which has [Overhead] bytes more than plain, with plain
+// sealed.
+func (k *sealKey) sealTo(room pieces, plain []byte) {
+	iv := room.front(ivSize)
 	for first := true; first || allZero(iv); first = false {
 		_, _ = rand.Read(iv) // never fails: it ends the program instead
 	}
-	text := dst[start+ivSize : start+ivSize+len(plain)]
-	cipher.NewCTR(k.encrypt, iv).XORKeyStream(text, plain)
-
-	var tag [macSize]byte
 	once := k.onceKey(iv)
-	poly1305.Sum(&tag, text, &once)
-	copy(dst[start+ivSize+len(plain):], tag[:])
-	return dst
+	mac := poly1305.New(&once)
+	stream := cipher.NewCTR(k.encrypt, iv)
+	end := ivSize + len(plain)
+	room.each(0, ivSize, fillFrom(iv))
+	room.each(ivSize, end, func(text []byte) {
+		stream.XORKeyStream(text, plain[:len(text)])
+		plain = plain[len(text):]
+		_, _ = mac.Write(text) // never fails
+	})
+	var tag [macSize]byte
+	room.each(end, end+macSize, fillFrom(mac.Sum(tag[:0])))
 }
 
 // open appends the plaintext of sealed to dst and returns the longer slice. The
 // seal is checked, in constant time, before anything is decrypted; one that
 // does not fit is a [kassett.Corrupt] error. To open in place, let dst be
 // sealed[16:16]; otherwise the two must not overlap.
-func (k *sealKey) open(dst, sealed []byte) ([]byte, error) {
-	if len(sealed) < Overhead {
-		return dst, &kassett.Error{
+func (k *sealKey) open(dst, sealed []byte) ([]byte, error) { return k.openFrom(dst, pieces{sealed}) }
+
+// openFrom is open for sealed bytes in pieces.
+func (k *sealKey) openFrom(dst []byte, sealed pieces) ([]byte, error) {
+	stream, n, err := k.begin(sealed)
+	if err != nil {
+		return dst, err
+	}
+	at := len(dst)
+	dst = slices.Grow(dst, n)[:at+n]
+	sealed.each(ivSize, ivSize+n, func(text []byte) {
+		stream.XORKeyStream(dst[at:], text)
+		at += len(text)
+	})
+	return dst, nil
+}
+
+// hash returns the SHA-256 of the plaintext of sealed. It checks the seal as
+// open does, and takes no memory for the plaintext but scratch, which is used
+// again and again.
+func (k *sealKey) hash(sealed pieces, scratch []byte) (kassett.ID, error) {
+	stream, n, err := k.begin(sealed)
+	if err != nil {
+		return kassett.ID{}, err
+	}
+	sum := sha256.New()
+	sealed.each(ivSize, ivSize+n, func(text []byte) {
+		for len(text) > 0 {
+			plain := scratch[:min(len(scratch), len(text))]
+			stream.XORKeyStream(plain, text[:len(plain)])
+			sum.Write(plain)
+			text = text[len(plain):]
+		}
+	})
+	return kassett.ID(sum.Sum(nil)), nil
+}
+
+// begin checks a seal and returns what decrypts the text in it, and how long
+// that is.
+func (k *sealKey) begin(sealed pieces) (stream cipher.Stream, n int, err error) {
+	n = sealed.len() - Overhead
+	if n < 0 {
+		return nil, 0, &kassett.Error{
 			Op: "open sealed bytes", Kind: kassett.Corrupt,
-			Err: fmt.Errorf("%d bytes are too few, want at least %d", len(sealed), Overhead),
+			Err: fmt.Errorf("%d bytes are too few, want at least %d", n+Overhead, Overhead),
 		}
 	}
-	iv := sealed[:ivSize]
-	text := sealed[ivSize : len(sealed)-macSize]
-	tag := [macSize]byte(sealed[len(sealed)-macSize:])
+	var tag [macSize]byte
+	iv := sealed.front(ivSize)
+	sealed.each(0, ivSize, fillTo(iv))
+	sealed.each(ivSize+n, Overhead+n, fillTo(tag[:]))
 	once := k.onceKey(iv)
-	if allZero(iv) || !poly1305.Verify(&tag, text, &once) {
-		return dst, &kassett.Error{Op: "open sealed bytes", Kind: kassett.Corrupt, Err: errSealed}
+	mac := poly1305.New(&once)
+	sealed.each(ivSize, ivSize+n, func(text []byte) { _, _ = mac.Write(text) }) // never fails
+	if allZero(iv) || !mac.Verify(tag[:]) {
+		return nil, 0, &kassett.Error{Op: "open sealed bytes", Kind: kassett.Corrupt, Err: errSealed}
 	}
-	start := len(dst)
-	dst = slices.Grow(dst, len(text))[:start+len(text)]
-	cipher.NewCTR(k.encrypt, iv).XORKeyStream(dst[start:], text)
-	return dst, nil
+	return cipher.NewCTR(k.encrypt, iv), n, nil
+}
+
+// pieces are bytes that follow each other and rest in several places.
+type pieces [][]byte
+
+func (p pieces) len() (n int) {
+	for _, b := range p {
+		n += len(b)
+	}
+	return n
+}
+
+// front returns the first n bytes where they rest when they rest in one place,
+// else new memory for them.
+func (p pieces) front(n int) []byte {
+	if len(p) > 0 && len(p[0]) >= n {
+		return p[0][:n]
+	}
+	return make([]byte, n)
+}
+
+// each calls fn with what lies between two places, piece by piece.
+func (p pieces) each(from, to int, fn func([]byte)) {
+	for _, b := range p {
+		if low, high := max(from, 0), min(to, len(b)); low < high {
+			fn(b[low:high])
+		}
+		from -= len(b)
+		to -= len(b)
+	}
+}
+
+// fillFrom returns a function that fills pieces with b.
+func fillFrom(b []byte) func([]byte) {
+	return func(to []byte) { b = b[copy(to, b):] }
+}
+
+// fillTo returns a function that fills b with pieces.
+func fillTo(b []byte) func([]byte) {
+	return func(from []byte) { b = b[copy(b, from):] }
 }
 
 // onceKey is the Poly1305 key of one message: r ‖ AES-128_k(IV). Poly1305

@@ -58,9 +58,11 @@ type Writer struct {
 	claimed claims
 	began   func() time.Time   // the storage's time before the first pack was stored
 	slots   [openData + 1]slot // the last one is for trees
-	spare   chan []byte        // pack buffers that are not in use
-	fresh   chan struct{}      // one for each pack buffer that is yet to be made
+	fresh   chan struct{}      // one for each pack that may be opened
 	senders chan struct{}      // one for each pack that may be sent at once
+	stager  kassett.Stager     // nil when packs are put whole
+	scratch chan *buffers      // not in use
+	memory  chan []byte        // of segments, not in use
 
 	mu       sync.Mutex // guards what follows
 	left     sync.Cond  // a pack has left inFlight
@@ -90,18 +92,20 @@ func (r *Repository) NewWriter(ctx context.Context, o WriterOptions) *Writer {
 		// has one can say so.
 		senders = min(senders, max(1, runtime.GOMAXPROCS(0)/2))
 	}
-	buffers := len(Writer{}.slots) + senders
+	packs := len(Writer{}.slots) + senders
 	w := &Writer{
 		r: r, progress: o.Progress, verify: o.Verify, index: indexBuilder{age: o.IndexAge},
 		inFlight: make(packSet),
-		spare:    make(chan []byte, buffers),
-		fresh:    make(chan struct{}, buffers),
+		fresh:    make(chan struct{}, packs),
 		senders:  make(chan struct{}, senders),
+		scratch:  make(chan *buffers, runtime.GOMAXPROCS(0)+1),
+		memory:   make(chan []byte, freeSegments),
 	}
 	w.ctx, w.cancel = context.WithCancelCause(ctx)
 	w.began = sync.OnceValue(func() time.Time { return r.retained.began(w.ctx) })
 	w.left.L = &w.mu
-	for range buffers {
+	w.stager, _ = kassett.As[kassett.Stager](r.storage)
+	for range packs {
 		w.fresh <- struct{}{}
 	}
 	return w
@@ -145,10 +149,9 @@ func (w *Writer) SaveSealed(ctx context.Context, b Blob, sealed []byte) error {
 	if err := checkBlob(b); err != nil {
 		return &kassett.Error{Op: "store blob", What: b.ID.String(), Kind: kassett.Corrupt, Err: err}
 	}
-	scratch := takeBuffers()
-	defer scratch.giveBack()
-	var err error
-	if scratch.plain, err = w.r.openBlob(scratch.plain[:0], b, sealed, scratch); err != nil {
+	scratch := w.takeScratch()
+	defer w.giveScratch(scratch)
+	if err := w.r.verifyBlob(b, pieces{sealed}, scratch); err != nil {
 		return fmt.Errorf("verify blob %s: %w", b.ID, err)
 	}
 	if !w.claimed.add(b.BlobHandle) {
@@ -158,8 +161,8 @@ func (w *Writer) SaveSealed(ctx context.Context, b Blob, sealed []byte) error {
 	if err != nil {
 		return w.fail(err)
 	}
-	copy(room.sealed, sealed)
-	w.release(room.pack)
+	room.sealed.each(0, len(sealed), fillFrom(sealed))
+	w.leave(room)
 	return nil
 }
 
@@ -174,8 +177,8 @@ func (w *Writer) store(ctx context.Context, h BlobHandle, plain []byte) (Saved, 
 	if err := w.r.codec.start(w.r.options.Compression); err != nil {
 		return Saved{}, w.fail(err)
 	}
-	scratch := takeBuffers()
-	defer scratch.giveBack()
+	scratch := w.takeScratch()
+	defer w.giveScratch(scratch)
 	b := Blob{BlobHandle: h}
 	body := plain
 	if w.r.Config().Version >= 2 {
@@ -190,15 +193,37 @@ func (w *Writer) store(ctx context.Context, h BlobHandle, plain []byte) (Saved, 
 		return Saved{}, w.fail(err)
 	}
 	// Released last: a pack with a blob that failed must not be sent.
-	defer w.release(room.pack)
-	sealed := w.r.key.seal(room.sealed[:0], body)
-	if scratch.plain, err = w.r.openBlob(scratch.plain[:0], b, sealed, scratch); err != nil {
+	defer w.leave(room)
+	w.r.key.sealTo(room.sealed, body)
+	if err := w.r.verifyBlob(b, room.sealed, scratch); err != nil {
 		return Saved{}, w.fail(&kassett.Error{
 			Op: "verify what was sealed", What: h.ID.String(), Kind: kassett.Corrupt, Err: err,
 			Hint: "this machine's memory or processor makes errors, or the compression does: test the machine, or try another --compression",
 		})
 	}
 	return Saved{ID: h.ID, New: true, Stored: b.Length}, nil
+}
+
+// takeScratch returns memory to work in. Writers keep their own: what the
+// collector took from a pool would have to be made again and again, and the
+// heap grows with what is made.
+func (w *Writer) takeScratch() *buffers {
+	select {
+	case b := <-w.scratch:
+		return b
+	default:
+		return new(buffers)
+	}
+}
+
+func (w *Writer) giveScratch(b *buffers) {
+	if b.large() {
+		return
+	}
+	select {
+	case w.scratch <- b:
+	default:
+	}
 }
 
 // Flush makes all that was saved durable: the packs, and when they are, the

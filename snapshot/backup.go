@@ -198,11 +198,11 @@ func (d *dryRun) Abort()                      {}
 func newBackup(r *repo.Repository, src kassett.Source, o *BackupOptions) *backup {
 	b := &backup{
 		repo: r, src: src, opt: o, cutter: newCutter(r.Config().ChunkerPolynomial),
-		buffers: newBuffers(2 * o.Readers),
+		buffers: newBuffers(o.Readers),
 	}
 	b.count.start = time.Now()
 	b.cuts.parent = parentCuts(o.Parent)
-	b.queue.init(o.Readers - 1)
+	b.queue.init(o.Readers)
 	return b
 }
 

@@ -1,43 +1,50 @@
 package snapshot
 
-import "kassett"
+import (
+	"math/bits"
 
-// usualBuffer is the size of the buffer that a part of a large file is read
-// into. Four of five chunks of the content cut fit in, the others move to a
-// buffer of MaxBlob bytes: memory is what the parts take, not what they could.
-const usualBuffer = 2 << 20
+	"kassett"
+)
 
-// buffers keeps free buffers of both sizes.
-type buffers struct {
-	usual, large chan []byte
+// Buffers have a power of two of bytes: memory is what the parts of large files
+// take, not what they could. Most chunks of the content cut have less than 2
+// MiB, and few more than 4.
+const (
+	leastBuffer = 512 << 10
+	bufferSizes = 5 // up to kassett.MaxBlob
+)
+
+// buffers keeps free buffers, few of the large ones.
+type buffers [bufferSizes]chan []byte
+
+func newBuffers(n int) (b buffers) {
+	for i := range b {
+		b[i] = make(chan []byte, max(1, n>>i))
+	}
+	return b
 }
 
-func newBuffers(n int) buffers {
-	return buffers{usual: make(chan []byte, n), large: make(chan []byte, n)}
+// bufferClass returns which buffers have at least size bytes, which is at most
+// [kassett.MaxBlob].
+func bufferClass(size int) int {
+	return max(0, bits.Len(uint((size-1)/leastBuffer)))
 }
 
 // get returns a buffer of at least size bytes, whose content is undefined.
 func (b *buffers) get(size int) []byte {
-	free, room := b.usual, usualBuffer
-	if size > usualBuffer {
-		free, room = b.large, kassett.MaxBlob
-	}
+	class := bufferClass(size)
 	select {
-	case buf := <-free:
+	case buf := <-b[class]:
 		return buf
 	default:
-		return make([]byte, room)
+		return make([]byte, min(leastBuffer<<class, kassett.MaxBlob))
 	}
 }
 
 // put takes back a buffer, or its beginning.
 func (b *buffers) put(buf []byte) {
-	free := b.usual
-	if cap(buf) > usualBuffer {
-		free = b.large
-	}
 	select {
-	case free <- buf[:cap(buf)]:
+	case b[bufferClass(cap(buf))] <- buf[:cap(buf)]:
 	default:
 	}
 }

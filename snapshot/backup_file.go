@@ -194,10 +194,14 @@ const batch = 1 << 20
 
 // readLarge cuts a file into parts. head is what has been read of it already.
 func (w *worker) readLarge(ctx context.Context, j *fileJob, c kassett.Content, head []byte) error {
-	l := largeFile{worker: w, job: j, content: c, buf: w.buffers.get(readStep)}
+	l := largeFile{worker: w, job: j, content: c, buf: w.buffers.get(max(readStep, len(head)))}
 	l.holes, _ = c.(kassett.Holes)
 	l.n = copy(l.buf, head)
-	defer func() { w.buffers.put(l.buf) }()
+	w.queue.read()
+	defer func() {
+		w.buffers.put(l.buf)
+		w.queue.unreserve()
+	}()
 	cut := j.entry().Cut
 	switch cut.Kind {
 	case kassett.CutWhole:
@@ -253,7 +257,7 @@ func (l *largeFile) fill() (int, error) {
 		seen = l.n
 		if l.n == len(l.buf) {
 			small := l.buf
-			l.buf = l.buffers.get(kassett.MaxBlob)
+			l.buf = l.buffers.get(min(2*len(small), kassett.MaxBlob))
 			copy(l.buf, small)
 			l.buffers.put(small)
 		}
@@ -290,7 +294,7 @@ func (l *largeFile) give(ctx context.Context, n int) error {
 	l.job.pending.Add(1)
 	rest := l.buf[n:l.n]
 	if l.queue.reserve() {
-		l.buf = l.buffers.get(readStep)
+		l.buf = l.buffers.get(max(readStep, len(rest)))
 		l.n = copy(l.buf, rest)
 		l.queue.pushPart(p)
 		return nil

@@ -4,14 +4,16 @@ import "sync"
 
 // queue hands work to the workers of a backup. It holds little: a folder stands
 // for all its files that must be read, folders to be listed are taken youngest
-// first, and pieces of large files are only taken in while there is room.
+// first, and pieces of large files are only taken in while there is room: a
+// worker that reads one takes it too, so that nobody hands out what all others
+// have no time for, and the memory of parts is bounded.
 type queue struct {
 	mu     sync.Mutex
 	wake   sync.Cond
 	parts  []*part   // pieces of files to be saved
 	files  []*folder // with at least one index in todo
 	dirs   []*folder // to be listed
-	room   int       // for how many more parts, taken ones included
+	room   int       // for how many more parts and large files being read
 	closed bool
 }
 
@@ -63,11 +65,19 @@ func (q *queue) take() (task, bool) {
 func (q *queue) reserve() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.room == 0 {
+	if q.room <= 0 {
 		return false
 	}
 	q.room--
 	return true
+}
+
+// read notes that a worker begins to read a large file; it calls unreserve when
+// it has finished.
+func (q *queue) read() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.room--
 }
 
 func (q *queue) unreserve() {

@@ -33,7 +33,8 @@ import (
 )
 
 // Storage is a repository's folder. It implements [kassett.Storage],
-// [kassett.Beside], [kassett.Sweeper] and [kassett.Parallel], holds no file open between calls,
+// [kassett.Beside], [kassett.Stager], [kassett.Sweeper] and [kassett.Parallel],
+// holds no file open between calls but those that are staged,
 // and is safe for many goroutines.
 type Storage struct {
 	root   string // absolute
@@ -46,6 +47,7 @@ type Storage struct {
 var (
 	_ kassett.Storage  = (*Storage)(nil)
 	_ kassett.Beside   = (*Storage)(nil)
+	_ kassett.Stager   = (*Storage)(nil)
 	_ kassett.Sweeper  = (*Storage)(nil)
 	_ kassett.Parallel = (*Storage)(nil)
 )

@@ -88,8 +88,13 @@ func (s *Storage) store(ctx context.Context, name string, body kassett.Body) err
 	if err := s.fill(ctx, temp, body); err != nil {
 		return errors.Join(err, s.drop(temp.Name()))
 	}
-	if err := s.fs.Publish(temp.Name(), name); err != nil {
-		return errors.Join(err, s.drop(temp.Name()))
+	return s.publish(temp.Name(), name)
+}
+
+// publish gives a temporary file, which is durable, its name, durably.
+func (s *Storage) publish(temp, name string) error {
+	if err := s.fs.Publish(temp, name); err != nil {
+		return errors.Join(err, s.drop(temp))
 	}
 	if err := s.fs.SyncDir(filepath.Dir(name)); err != nil {
 		// It can be seen, but may not outlive a power cut: take it back.
@@ -115,19 +120,27 @@ func (s *Storage) create(name string) (tempFile, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return temp, err
 	}
-	if err := s.checkThere(); err != nil {
+	if err := s.ensureFolder(dir); err != nil {
 		return nil, err
+	}
+	return s.fs.CreateTemp(dir, prefix)
+}
+
+// ensureFolder makes dir, durably, unless it is there.
+func (s *Storage) ensureFolder(dir string) error {
+	if err := s.checkThere(); err != nil {
+		return err
 	}
 	parents, err := s.makeFolder(dir)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, p := range parents {
 		if err := s.fs.SyncDir(p); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return s.fs.CreateTemp(dir, prefix)
+	return nil
 }
 
 // checkThere returns an error when the repository is gone altogether: neither

@@ -103,6 +103,35 @@ func (w *wrapped) Put(ctx context.Context, h kassett.Handle, body kassett.Body) 
 	return w.call(Call{Op: Put, Handle: h, Size: body.Size}, func() error { return w.inner.Put(ctx, h, body) })
 }
 
+// Stage implements [kassett.Stager]. What is written goes through; the commit is
+// a put.
+func (w *wrapped) Stage(ctx context.Context, k kassett.FileKind) (kassett.Staged, error) {
+	s, ok := kassett.As[kassett.Stager](w.inner)
+	if !ok {
+		return nil, &kassett.Error{Op: "use storage", Kind: kassett.Invalid, Err: errors.New("it takes no files in pieces")}
+	}
+	inner, err := s.Stage(ctx, k)
+	return &wrappedStaged{Staged: inner, around: w}, err
+}
+
+type wrappedStaged struct {
+	kassett.Staged
+	around *wrapped
+	size   int64
+}
+
+// Write implements [kassett.Staged].
+func (s *wrappedStaged) Write(b []byte) (int, error) {
+	n, err := s.Staged.Write(b)
+	s.size += int64(n)
+	return n, err
+}
+
+// Commit implements [kassett.Staged].
+func (s *wrappedStaged) Commit(ctx context.Context, h kassett.Handle) error {
+	return s.around.call(Call{Op: Put, Handle: h, Size: s.size}, func() error { return s.Staged.Commit(ctx, h) })
+}
+
 // Get implements [kassett.Storage].
 func (w *wrapped) Get(ctx context.Context, h kassett.Handle, off, n int64) (io.ReadCloser, error) {
 	var r io.ReadCloser
