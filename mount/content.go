@@ -169,10 +169,10 @@ func (o *file) read(ctx context.Context, buf []byte, off int64) ([]byte, error) 
 
 // Read-ahead: a reader in order has up to aheadMost bytes of blobs on their way.
 const (
-	aheadFirst = 2 << 20
+	aheadFirst = 1 << 20
 	aheadMost  = 32 << 20
 	aheadBlobs = 4096
-	near       = 1 << 20 // reads that come side by side change places
+	near       = 1 << 20 // reads that are sent side by side may change places
 )
 
 // follow notes a read, and begins to load what the next ones will want when they
@@ -188,8 +188,11 @@ func (o *file) follow(off, end int64, last int) {
 		}
 		return
 	}
+	if off == o.next {
+		o.run++
+	}
 	o.next = max(o.next, end)
-	if o.run++; o.run < 2 {
+	if o.run < 2 {
 		return
 	}
 	o.ahead = max(o.ahead, last)

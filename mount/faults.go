@@ -23,6 +23,7 @@ type faults struct {
 type faultKey struct {
 	id    kassett.ID
 	where string
+	kind  kassett.Kind
 }
 
 // first reports whether something is to be named.
@@ -72,7 +73,7 @@ func (v *View) fault(where string, id kassett.ID, err error) {
 		}
 		return
 	}
-	if v.faults.first(faultKey{id, where}) {
+	if v.faults.first(faultKey{id, where, kassett.KindOf(err)}) {
 		v.o.Warn(where, err)
 	}
 }

@@ -499,6 +499,11 @@ func (s *system) GetXAttr(cancel <-chan struct{}, in *fuse.InHeader, name string
 			return fit(dest, x.Value)
 		}
 	}
+	if name == "security.selinux" {
+		// A listing asks for it of every file, until it is told that there is no
+		// such thing here.
+		return 0, fuse.Status(syscall.EOPNOTSUPP)
+	}
 	return 0, fuse.ENOATTR
 }
 
