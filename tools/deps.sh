@@ -15,6 +15,7 @@ need=(
 	mkfs.ext4:e2fsprogs    # a fresh file system for each timed restore
 	sshd:openssh-server    # the SFTP server of the tests; it is not started
 	ssh:openssh-client     # the way to it
+	par2:par2              # repairs by our parity files, and makes such
 	script:bsdutils        # a terminal for the progress display
 )
 if [ "${1:-}" = windows ]; then

@@ -46,10 +46,10 @@ func TestScripts(t *testing.T) {
 		},
 		Condition: func(name string) (bool, error) {
 			switch name {
-			case "restic":
-				_, err := exec.LookPath("restic")
+			case "restic", "par2":
+				_, err := exec.LookPath(name)
 				if err != nil && os.Getenv("SHORT") != "1" {
-					return false, errors.New("restic is not installed; make deps installs it, SHORT=1 leaves it out")
+					return false, errors.New(name + " is not installed; make deps installs it, SHORT=1 leaves it out")
 				}
 				return err == nil, nil
 			case "root":

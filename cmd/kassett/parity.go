@@ -226,9 +226,12 @@ func (a *app) checkParity(ctx context.Context, r *repo.Repository, all bool, res
 	if !all {
 		return nil
 	}
-	return k.Verify(ctx, func(name string, err error) {
+	var damage error
+	err = k.Verify(ctx, func(name string, err error) {
 		a.finding(repo.Finding{Kind: repo.Damage, What: name, Err: err, Hint: kassett.HintOf(err)}, res)
+		damage = &kassett.Error{Op: "check parity", Kind: kassett.Corrupt, Err: err}
 	})
+	return errors.Join(err, damage)
 }
 
 func (a *app) repairParityCommand() *cobra.Command {
