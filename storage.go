@@ -263,3 +263,16 @@ type BesideInfo struct {
 	Name string // slash-separated, without the prefix of the storage
 	Size int64  // bytes
 }
+
+// Thawer is the ability of a [Storage] to keep packs where they cannot be read
+// at once: in a class of an object store that must be asked for what it holds
+// hours before. Whoever reads many packs calls it first.
+type Thawer interface {
+	// Thaw asks for those packs that are cold, and waits until all can be
+	// read; waiting, which may be nil, is told from time to time how many
+	// are not there yet. Where the user has not allowed it, for it costs
+	// money, Thaw does nothing, and reading a cold pack is a [Denied] error
+	// that says how to allow it. A pack that is not there is not an error
+	// here: who reads it will see.
+	Thaw(ctx context.Context, packs []ID, waiting func(packs int)) error
+}

@@ -31,6 +31,13 @@ func (c *checker) readData(ctx context.Context) error {
 	}
 	c.o.Progress.Enter("read packs")
 	c.o.Progress.Expect(int64(len(packs)), bytes)
+	ids := make([]kassett.ID, len(packs))
+	for i := range packs {
+		ids[i] = packs[i].id
+	}
+	if err := c.r.Thaw(ctx, ids, c.o.Progress); err != nil {
+		return err
+	}
 	err := sideWith(ctx, c.r, packs, c.newPackReader, c.readPack)
 	if err != nil {
 		return err

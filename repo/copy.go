@@ -188,7 +188,14 @@ var errNoTarget = errors.New("no target is left")
 func (c *copying) packs(ctx context.Context) error {
 	var batch []copiedPack
 	flush := func() error {
-		err := side(ctx, c.src, batch, c.pack)
+		ids := make([]kassett.ID, len(batch))
+		for i := range batch {
+			ids[i] = batch[i].id
+		}
+		err := c.src.Thaw(ctx, ids, c.o.Progress)
+		if err == nil {
+			err = side(ctx, c.src, batch, c.pack)
+		}
 		batch = batch[:0]
 		return err
 	}

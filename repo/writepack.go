@@ -30,7 +30,9 @@ func (w *Writer) savePack(p indexedPack, whole []byte) (sent bool, err error) {
 	_, err = w.r.storage.Stat(w.ctx, h)
 	there := err == nil
 	if kassett.KindOf(err) == kassett.NotFound {
-		err = w.r.put(w.ctx, h, kassett.BytesBody(whole, p.id))
+		body := kassett.BytesBody(whole, p.id)
+		body.Hot = len(p.blobs) > 0 && p.blobs[0].Type == TreeBlob
+		err = w.r.put(w.ctx, h, body)
 		there = kassett.KindOf(err) == kassett.Exists // someone else copies it too
 		sent = err == nil
 	}

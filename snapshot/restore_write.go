@@ -87,6 +87,9 @@ func (rs *restorer) restore(ctx context.Context, b *restoreBatch) error {
 		err = w.plan(ctx)
 	}
 	if err == nil && !rs.o.DryRun {
+		err = rs.r.Thaw(ctx, w.packs, rs.o.Progress)
+	}
+	if err == nil && !rs.o.DryRun {
 		err = w.write(ctx)
 	}
 	if err == nil && rs.o.Verify && !rs.o.DryRun {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -28,7 +29,6 @@ type front struct {
 	real http.Handler
 	mu   sync.Mutex
 	harm func(http.ResponseWriter, *http.Request) (done bool)
-	seen []string // method and path of each request
 }
 
 func newFront(t *testing.T, server *s3test.Server) *front {
@@ -55,7 +55,6 @@ func newFront(t *testing.T, server *s3test.Server) *front {
 func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
 	harm := f.harm
-	f.seen = append(f.seen, r.Method+" "+r.URL.Path)
 	f.mu.Unlock()
 	if harm == nil || !harm(w, r) {
 		f.real.ServeHTTP(w, r)
@@ -65,13 +64,7 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (f *front) set(harm func(http.ResponseWriter, *http.Request) bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.harm, f.seen = harm, nil
-}
-
-func (f *front) requests() []string {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.seen
+	f.harm = harm
 }
 
 // through returns a storage that reaches a bucket of the server by the proxy.
@@ -174,23 +167,26 @@ func TestRefusals(t *testing.T) {
 		kind kassett.Kind
 		hint string
 	}{
-		"out of order":        {answer(500, "InternalError"), kassett.Offline, "wait"},
-		"bad gateway":         {answer(502, ""), kassett.Offline, "wait"},
-		"slow down":           {answer(503, "SlowDown"), kassett.Offline, "wait"},
-		"too many requests":   {answer(429, "TooManyRequests"), kassett.Offline, "wait"},
-		"cut":                 {cut, kassett.Offline, "can be reached"},
-		"expired":             {answer(400, "ExpiredToken"), kassett.Denied, "have expired"},
-		"wrong key":           {answer(403, "InvalidAccessKeyId"), kassett.Denied, "AWS_ACCESS_KEY_ID"},
-		"not allowed":         {answer(403, "AccessDenied"), kassett.Denied, "policy"},
-		"clock":               {answer(403, "RequestTimeTooSkewed", "Date", wrongTime), kassett.Denied, "clock of this machine is wrong, the server's is 3h0m0s behind"},
-		"clock, unsaid":       {answer(403, "AccessDenied", "Date", wrongTime), kassett.Denied, "clock of this machine is wrong"},
-		"quota":               {answer(403, "QuotaExceeded"), kassett.Full, "quota"},
-		"quota of MinIO":      {answer(400, "XMinioAdminBucketQuotaExceeded"), kassett.Full, "quota"},
-		"disk full":           {answer(507, "InsufficientStorage"), kassett.Full, "free room"},
-		"another region":      {answer(400, "AuthorizationHeaderMalformed", "x-amz-bucket-region", "eu-west-9"), kassett.Invalid, "s3.region=eu-west-9"},
-		"cold":                {answer(403, "InvalidObjectState"), kassett.Denied, "s3.enable-restore=true"},
-		"no bucket":           {answer(404, "NoSuchBucket"), kassett.NotFound, "name of the bucket"},
-		"a page of a proxy":   {func(w http.ResponseWriter, _ *http.Request) bool { http.Error(w, "<html>go away", 418); return true }, kassett.Other, ""},
+		"out of order":      {answer(500, "InternalError"), kassett.Offline, "wait"},
+		"bad gateway":       {answer(502, ""), kassett.Offline, "wait"},
+		"slow down":         {answer(503, "SlowDown"), kassett.Offline, "wait"},
+		"too many requests": {answer(429, "TooManyRequests"), kassett.Offline, "wait"},
+		"cut":               {cut, kassett.Offline, "can be reached"},
+		"expired":           {answer(400, "ExpiredToken"), kassett.Denied, "have expired"},
+		"wrong key":         {answer(403, "InvalidAccessKeyId"), kassett.Denied, "AWS_ACCESS_KEY_ID"},
+		"not allowed":       {answer(403, "AccessDenied"), kassett.Denied, "policy"},
+		"clock":             {answer(403, "RequestTimeTooSkewed", "Date", wrongTime), kassett.Denied, "clock of this machine is wrong, the server's is 3h0m0s behind"},
+		"clock, unsaid":     {answer(403, "AccessDenied", "Date", wrongTime), kassett.Denied, "clock of this machine is wrong"},
+		"quota":             {answer(403, "QuotaExceeded"), kassett.Full, "quota"},
+		"quota of MinIO":    {answer(400, "XMinioAdminBucketQuotaExceeded"), kassett.Full, "quota"},
+		"disk full":         {answer(507, "InsufficientStorage"), kassett.Full, "free room"},
+		"another region":    {answer(400, "AuthorizationHeaderMalformed", "x-amz-bucket-region", "eu-west-9"), kassett.Invalid, "s3.region=eu-west-9"},
+		"cold":              {answer(403, "InvalidObjectState"), kassett.Denied, "s3.enable-restore=true"},
+		"no bucket":         {answer(404, "NoSuchBucket"), kassett.NotFound, "name of the bucket"},
+		"a page of a proxy": {func(w http.ResponseWriter, _ *http.Request) bool {
+			http.Error(w, "<html>go away", http.StatusTeapot)
+			return true
+		}, kassett.Other, ""},
 		"unknown conditional": {answer(501, "NotImplemented"), kassett.Invalid, "conditional-writes"},
 	} {
 		f.set(c.harm)
@@ -384,9 +380,7 @@ func TestListingLagsBehind(t *testing.T) {
 			f.real.ServeHTTP(rec, r)
 			old, header = rec.Body.Bytes(), rec.Header()
 		}
-		for k, v := range header {
-			w.Header()[k] = v
-		}
+		maps.Copy(w.Header(), header)
 		_, _ = w.Write(old)
 		return true
 	})

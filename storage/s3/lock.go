@@ -330,10 +330,10 @@ func (s *Storage) genuine(ctx context.Context, n kassett.StoredName, in minio.Ob
 	if versions == 1 {
 		return nil
 	}
-	switch same, err := s.same(ctx, n, kassett.Body{Size: in.Size, Sum: n.ID}); {
+	switch sum, err := s.sum(ctx, n); {
 	case err != nil:
 		return err
-	case !same:
+	case sum != n.ID:
 		return replaced
 	}
 	return nil

@@ -3,7 +3,7 @@ package s3
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
+	"crypto/rand"
 	"encoding/base64"
 	"errors"
 	"io"
@@ -16,6 +16,10 @@ import (
 
 // checksumHeader names the SHA-256 that a store keeps with an object, in base64.
 const checksumHeader = "x-amz-checksum-sha256"
+
+// tokenName is the user metadata by which a put knows its own object again,
+// when it comes to a name that is taken after its first answer was lost.
+const tokenName = "Kassett-Put"
 
 // Put implements [kassett.Storage].
 func (s *Storage) Put(ctx context.Context, h kassett.Handle, body kassett.Body) error {
@@ -91,6 +95,8 @@ func (s *Storage) putWhole(ctx context.Context, n kassett.StoredName, from *sour
 		return err
 	}
 	o.UserMetadata[checksumHeader] = base64.StdEncoding.EncodeToString(body.Sum[:])
+	token := rand.Text()
+	o.UserMetadata[tokenName] = token
 	for try := 0; ; try++ {
 		_, err := s.core.PutObject(ctx, s.o.Bucket, key, from.reader(), body.Size, "", body.Sum.String(), o)
 		if failed := from.failure(); failed != nil {
@@ -99,8 +105,8 @@ func (s *Storage) putWhole(ctx context.Context, n kassett.StoredName, from *sour
 		code := minio.ToErrorResponse(err).Code
 		if code == minio.PreconditionFailed && from.attempts() > 1 {
 			// An earlier attempt broke; perhaps only its answer did.
-			if ours, sameErr := s.same(ctx, n, body); ours || sameErr != nil {
-				return sameErr
+			if mine, statErr := s.mine(ctx, n, token); mine || statErr != nil {
+				return statErr
 			}
 		}
 		// Of two puts at the same moment Amazon's refuses one for a while,
@@ -126,24 +132,14 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// same reports whether the object of a name has this very content.
-func (s *Storage) same(ctx context.Context, n kassett.StoredName, body kassett.Body) (bool, error) {
-	in, err := s.core.StatObject(ctx, s.o.Bucket, s.key(n), minio.StatObjectOptions{Checksum: true})
-	if isNotFound(err) || err == nil && in.Size != body.Size {
+// mine reports whether the object of a name was stored by the put with this
+// token.
+func (s *Storage) mine(ctx context.Context, n kassett.StoredName, token string) (bool, error) {
+	in, err := s.stat(ctx, n)
+	if isNotFound(err) {
 		return false, nil
-	} else if err != nil {
-		return false, err
 	}
-	if in.ChecksumSHA256 != "" {
-		return in.ChecksumSHA256 == base64.StdEncoding.EncodeToString(body.Sum[:]), nil
-	}
-	r, err := s.get(ctx, n, 0, -1)
-	if err != nil {
-		return false, err
-	}
-	sum := sha256.New()
-	_, err = io.Copy(sum, r)
-	return kassett.ID(sum.Sum(nil)) == body.Sum, errors.Join(err, r.Close())
+	return err == nil && in.UserMetadata[tokenName] == token, err
 }
 
 // A part has at least partSize bytes, and there are at most mostParts.

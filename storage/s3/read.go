@@ -2,6 +2,7 @@ package s3
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -78,6 +79,18 @@ func (s *Storage) get(ctx context.Context, name kassett.StoredName, off, n int64
 		st.end = io.ErrUnexpectedEOF
 	}
 	return st, nil
+}
+
+// sum reads an object and returns its SHA-256.
+func (s *Storage) sum(ctx context.Context, n kassett.StoredName) (id kassett.ID, err error) {
+	r, err := s.get(ctx, n, 0, -1)
+	if err != nil {
+		return id, err
+	}
+	h := sha256.New()
+	_, err = io.Copy(h, r)
+	h.Sum(id[:0])
+	return id, errors.Join(err, r.Close())
 }
 
 // stream reads an answer of known length.

@@ -20,6 +20,7 @@ import (
 	"net/http"
 	"path"
 	"strings"
+	"time"
 
 	"github.com/minio/minio-go/v7"
 
@@ -38,7 +39,8 @@ type Storage struct {
 	single int64
 	clock  *clock
 	locks  bucketLock
-	idle   func() // closes connections that are not in use
+	poll   time.Duration // between two looks at what is being thawed
+	idle   func()        // closes connections that are not in use
 }
 
 var (
@@ -46,6 +48,7 @@ var (
 	_ kassett.Beside   = (*Storage)(nil)
 	_ kassett.Sweeper  = (*Storage)(nil)
 	_ kassett.Parallel = (*Storage)(nil)
+	_ kassett.Thawer   = (*Storage)(nil)
 )
 
 // maxSingle is the largest body that S3 takes in one request, in bytes.
@@ -62,7 +65,7 @@ func Open(o Options) (*Storage, error) {
 	if rt == nil {
 		rt = http.DefaultTransport
 	}
-	s := &Storage{o: o, single: maxSingle, clock: newClock(rt), idle: func() {}}
+	s := &Storage{o: o, single: maxSingle, clock: newClock(rt), poll: thawPoll, idle: func() {}}
 	if c, ok := rt.(interface{ CloseIdleConnections() }); ok {
 		s.idle = c.CloseIdleConnections
 	}
