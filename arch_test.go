@@ -58,6 +58,7 @@ var walls = []struct {
 	{"log", nil, "use log/slog, handed in; the engine returns errors"},
 	{"math/rand", nil, "use math/rand/v2 or crypto/rand"},
 	{"github.com/spf13/", []string{"cmd/*"}, "flags are spoken in cmd only"},
+	{"github.com/hanwen/go-fuse/", []string{"mount"}, "FUSE is spoken in mount only"},
 }
 
 // Budgets, in lines of hand-written code (comments and blank lines are free, a

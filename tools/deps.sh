@@ -16,6 +16,8 @@ need=(
 	sshd:openssh-server    # the SFTP server of the tests; it is not started
 	ssh:openssh-client     # the way to it
 	par2:par2              # repairs by our parity files, and makes such
+	fusermount3:fuse3      # by which users mount, and unmount
+	curl:curl              # reads what is served over WebDAV
 	script:bsdutils        # a terminal for the progress display
 )
 if [ "${1:-}" = windows ]; then
