@@ -1,7 +1,6 @@
 package parity
 
 import (
-	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -10,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sync/errgroup"
 
 	"kassett"
 )
@@ -145,7 +146,7 @@ func (k *Keeper) look(ctx context.Context) (*inventory, error) {
 			}
 		}
 	}
-	var names []kassett.BesideInfo
+	var names []string
 	for info, err := range k.beside.ListBeside(ctx, folder) {
 		if err != nil {
 			return nil, fmt.Errorf("list parity: %w", err)
@@ -153,33 +154,65 @@ func (k *Keeper) look(ctx context.Context) (*inventory, error) {
 		switch {
 		case strings.HasSuffix(info.Name, suffix):
 			inv.bytes += info.Size
-			names = append(names, info)
+			names = append(names, info.Name)
 		case strings.HasPrefix(info.Name, rebuilt):
 			inv.left = append(inv.left, info.Name)
 		}
 	}
+	if err := k.loadAll(ctx, inv, names); err != nil {
+		return nil, err
+	}
+	return inv, k.judge(ctx, inv)
+}
+
+// loadSideBySide is how many sets are read at once: small reads, of which each
+// waits for the storage.
+const loadSideBySide = 8
+
+// loadAll reads the descriptions of the named sets, without the checksums of
+// their slices, which would fill the memory where there are many.
+func (k *Keeper) loadAll(ctx context.Context, inv *inventory, names []string) error {
 	k.options.Progress.Enter("read parity")
 	k.options.Progress.Expect(int64(len(names)), 0)
-	for _, info := range names {
-		s, err := k.load(ctx, info)
-		k.options.Progress.Done(1, 0)
-		if ctx.Err() != nil || kassett.KindOf(err) == kassett.Offline {
-			return nil, cmp.Or(context.Cause(ctx), err)
-		}
-		if kassett.KindOf(err) == kassett.NotFound { // another writer has superseded it
-			continue
-		}
-		if err != nil {
-			inv.bad = append(inv.bad, info.Name)
-			k.warn(info.Name, &kassett.Error{
+	sets, faults := make([]*set, len(names)), make([]error, len(names))
+	g, inner := errgroup.WithContext(ctx)
+	g.SetLimit(loadSideBySide)
+	for i, name := range names {
+		g.Go(func() error {
+			s, err := k.load(inner, name)
+			k.options.Progress.Done(1, 0)
+			if inner.Err() != nil {
+				return context.Cause(inner)
+			}
+			if kassett.KindOf(err) == kassett.Offline {
+				return err
+			}
+			if err == nil {
+				for j := range s.members {
+					s.members[j].slices = nil
+				}
+			}
+			sets[i], faults[i] = s, err
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for i, name := range names {
+		switch err := faults[i]; {
+		case err == nil:
+			inv.sets = append(inv.sets, storedSet{set: sets[i]})
+		case kassett.KindOf(err) == kassett.NotFound: // another writer has superseded it
+		default:
+			inv.bad = append(inv.bad, name)
+			k.warn(name, &kassett.Error{
 				Op: "read parity", Kind: kassett.KindOf(err), Err: err,
 				Hint: "the repository itself is not touched by this; `kassett parity update` makes it anew",
 			})
-			continue
 		}
-		inv.sets = append(inv.sets, storedSet{set: s})
 	}
-	return inv, k.judge(ctx, inv)
+	return nil
 }
 
 func (k *Keeper) list(ctx context.Context, inv *inventory, kind kassett.FileKind) error {
@@ -204,13 +237,13 @@ func (k *Keeper) list(ctx context.Context, inv *inventory, kind kassett.FileKind
 }
 
 // load reads the description of one set.
-func (k *Keeper) load(ctx context.Context, info kassett.BesideInfo) (s *set, err error) {
+func (k *Keeper) load(ctx context.Context, name string) (s *set, err error) {
 	var id sum
-	raw, err := hex.DecodeString(strings.TrimSuffix(strings.TrimPrefix(info.Name, folder+"/"), suffix))
+	raw, err := hex.DecodeString(strings.TrimSuffix(strings.TrimPrefix(name, folder+"/"), suffix))
 	if err != nil || len(raw) != len(id) {
 		return nil, &kassett.Error{Kind: kassett.Corrupt, Err: errors.New("its name is not that of a set")}
 	}
-	rc, err := k.beside.GetBeside(ctx, info.Name)
+	rc, err := k.beside.GetBeside(ctx, name)
 	if err != nil {
 		return nil, err
 	}
@@ -245,7 +278,7 @@ func (k *Keeper) judge(ctx context.Context, inv *inventory) error {
 			case there, inv.needed(m.Handle):
 				s.hurt = true
 			default:
-				s.gone += len(m.slices)
+				s.gone += sliceCount(m.size, s.sliceSize)
 			}
 		}
 	}

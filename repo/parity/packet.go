@@ -66,9 +66,9 @@ type member struct {
 	kassett.Handle
 	id     sum // MD5 of head, size and name
 	size   int64
-	whole  sum // MD5 of the file
-	head   sum // MD5 of its first 16 KiB
-	slices []sliceSum
+	whole  sum        // MD5 of the file
+	head   sum        // MD5 of its first 16 KiB
+	slices []sliceSum // nil in an inventory
 }
 
 // set is a group of files with common parity.
@@ -82,7 +82,7 @@ type set struct {
 // slices returns how many input slices the set has.
 func (s *set) slices() (n int) {
 	for i := range s.members {
-		n += len(s.members[i].slices)
+		n += sliceCount(s.members[i].size, s.sliceSize)
 	}
 	return n
 }

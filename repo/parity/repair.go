@@ -122,7 +122,11 @@ func (x *repairer) verdict() error {
 
 // set looks at one set and mends it.
 func (x *repairer) set(ctx context.Context, s storedSet) error {
-	c, err := x.k.inspect(ctx, s.set)
+	whole, err := x.k.load(ctx, setName(s.id)) // with the checksums of its slices
+	if err != nil {
+		return err
+	}
+	c, err := x.k.inspect(ctx, whole)
 	if err != nil {
 		return err
 	}

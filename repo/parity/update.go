@@ -208,7 +208,7 @@ func (u *updater) protect(ctx context.Context, files []kassett.Info) error {
 			case kassett.NotFound: // removed since it was listed
 			default:
 				u.stats.Damaged++
-				u.k.warn(bad.Handle.String(), &kassett.Error{
+				u.k.warn(bad.String(), &kassett.Error{
 					Op: "protect", Kind: kassett.Corrupt, Err: bad.err,
 					Hint: "run `kassett check --read-data`, and do what it says; then `kassett parity update`",
 				})
