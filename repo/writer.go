@@ -252,10 +252,14 @@ func (w *Writer) Checkpoint() error {
 // sendAll closes the open packs, and waits until all that were there have been
 // sent or dropped.
 func (w *Writer) sendAll() {
+	// Packs that are opened from now on are not waited for: nobody may fill them.
+	w.mu.Lock()
+	packs := maps.Clone(w.inFlight)
+	w.mu.Unlock()
 	w.closePacks()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for p := range maps.Clone(w.inFlight) {
+	for p := range packs {
 		for w.inFlight.has(p) {
 			w.left.Wait()
 		}

@@ -33,10 +33,13 @@ type BackupOptions struct {
 	Parent *Snapshot // what to compare with; nil: what FindParent finds
 	Group  GroupBy   // for FindParent; zero is restic's, host and paths
 
-	IgnoreCtime, IgnoreInode bool // when judging whether a file changed
-	SkipUnchanged            bool // make no snapshot when its tree would be the parent's
-	DryRun                   bool // read and compare, write nothing
-	Readers                  int  // files read at once; 0 is one more than there are processors, at most 16
+	Ignore
+	SkipUnchanged bool // make no snapshot when its tree would be the parent's
+	DryRun        bool // read and compare, write nothing
+	Readers       int  // files read at once; 0 is one more than there are processors, at most 16
+	// Checkpoint is how often it is noted, in the cache of this machine, what is
+	// finished, so that a backup that is cut goes on from there; 0 is never.
+	Checkpoint time.Duration
 
 	Progress *kassett.Progress
 	// Warn is told what is missing from the snapshot or not as it was, by
@@ -46,6 +49,11 @@ type BackupOptions struct {
 	// Notice is told what an operator should know though nothing is missing,
 	// from several goroutines. It may be nil.
 	Notice func(msg string)
+}
+
+// Ignore says what does not count when it is judged whether a file changed.
+type Ignore struct {
+	IgnoreCtime, IgnoreInode bool
 }
 
 // Backup writes what src holds into r as one snapshot and returns it. The
@@ -71,6 +79,7 @@ func Backup(ctx context.Context, r *repo.Repository, src kassett.Source, o Backu
 	}
 	b := newBackup(r, src, &o)
 	level := b.level()
+	b.resume()
 	tree, err := b.run(ctx)
 	if err != nil {
 		return nil, err
@@ -81,6 +90,7 @@ func Backup(ctx context.Context, r *repo.Repository, src kassett.Source, o Backu
 		}
 	}
 	if b.unchanged(tree) {
+		b.dropCheckpoint()
 		return o.Parent, nil
 	}
 	if o.Parent != nil {
@@ -111,6 +121,7 @@ func Backup(ctx context.Context, r *repo.Repository, src kassett.Source, o Backu
 		if _, err := write(ctx, r, sn); err != nil {
 			return nil, err
 		}
+		b.dropCheckpoint()
 	}
 	return sn, incomplete
 }
@@ -166,6 +177,8 @@ type backup struct {
 	cutter   *cutter
 	cuts     cutSet
 	queue    queue
+	open     openFolders
+	resumed  *checkpoint // what the backup goes on from, or nil
 	buffers  buffers
 	zeros    zeroBlobs
 	count    counts
@@ -176,6 +189,7 @@ type backup struct {
 // saver is what backup needs of a [repo.Writer].
 type saver interface {
 	Save(ctx context.Context, t repo.BlobType, plain []byte) (repo.Saved, error)
+	Checkpoint() error
 	Flush(ctx context.Context) error
 	Abort()
 }
@@ -192,6 +206,7 @@ func (d *dryRun) Save(_ context.Context, t repo.BlobType, plain []byte) (repo.Sa
 	return repo.Saved{ID: h.ID, New: !again && !d.repo.Has(h)}, nil
 }
 
+func (d *dryRun) Checkpoint() error           { return nil }
 func (d *dryRun) Flush(context.Context) error { return nil }
 func (d *dryRun) Abort()                      {}
 
@@ -229,7 +244,9 @@ func (b *backup) run(ctx context.Context) (kassett.ID, error) {
 		b.save = b.repo.NewWriter(ctx, repo.WriterOptions{Progress: b.opt.Progress})
 	}
 	b.opt.Progress.Enter("back up")
+	stop := b.keepCheckpoints(ctx)
 	err := b.work(ctx)
+	stop()
 	// What is frozen is let go as soon as all is read; that must also happen
 	// when ctx has ended.
 	if thaw := b.src.Thaw(context.WithoutCancel(ctx)); thaw != nil {
@@ -254,6 +271,9 @@ func (b *backup) work(ctx context.Context) error {
 	root := &folder{}
 	if b.opt.Parent != nil {
 		root.old = b.opt.Parent.Tree
+	}
+	if b.resumed != nil {
+		root.part = b.resumed.Tree
 	}
 	b.queue.pushDirs([]*folder{root})
 	g, working := errgroup.WithContext(ctx)

@@ -57,6 +57,7 @@ type fileJob struct {
 	index   int
 	size    uint64       // bytes read
 	lost    bool         // it could not be read
+	doubt   bool         // it was read, and something about it was named
 	ids     []kassett.ID // of a file saved in one piece
 	parts   []*part
 	pending atomic.Int64 // parts not yet saved, and 1 for the reading
@@ -121,6 +122,7 @@ func (w *worker) readFile(ctx context.Context, j *fileJob) error {
 	case closeErr != nil:
 		w.warn(path, fmt.Errorf("close: %w", closeErr))
 	}
+	j.doubt = fillErr != nil || j.size != e.Size || changed || changedErr != nil || closeErr != nil
 	if j.pending.Add(-1) == 0 {
 		return w.fileDone(ctx, j)
 	}
@@ -403,14 +405,22 @@ func (w *worker) fileDone(ctx context.Context, j *fileJob) error {
 	if k.lost = j.lost; !j.lost {
 		k.ids = j.content()
 		f.entries[j.index].Size = j.size
-		w.count.bytes.Add(j.size)
-		if k.known {
-			w.count.filesChanged.Add(1)
-		} else {
-			w.count.filesNew.Add(1)
+		w.countFile(k, j.size)
+		if !j.doubt {
+			f.mark(j.index)
 		}
 	}
 	return w.done(ctx, f)
+}
+
+// countFile counts a file that is not as in the parent snapshot.
+func (w *worker) countFile(k *kid, size uint64) {
+	w.count.bytes.Add(size)
+	if k.known {
+		w.count.filesChanged.Add(1)
+	} else {
+		w.count.filesNew.Add(1)
+	}
 }
 
 // content returns the IDs of the file's blobs in order: not nil, for an empty

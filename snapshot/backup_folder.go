@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"kassett"
@@ -20,6 +21,7 @@ type folder struct {
 	index  int        // in the parent's entries
 	path   string     // in the source
 	old    kassett.ID // its tree in the parent snapshot, or zero
+	part   kassett.ID // its tree in the checkpoint that the backup goes on from, or zero
 	same   bool       // its own metadata is as in the parent snapshot
 
 	entries []kassett.Entry
@@ -27,6 +29,8 @@ type folder struct {
 	todo    []int32 // entries whose files must be read; the queue takes from it
 	pending atomic.Int64
 	changed atomic.Bool // so that the old tree does not describe it any more
+
+	mu sync.Mutex // held to say that a kid is done, and that the folder is
 }
 
 // kid is what became of one entry.
@@ -34,6 +38,7 @@ type kid struct {
 	ids   []kassett.ID // the content of a file, the one subtree of a folder
 	known bool         // the parent snapshot has a file of this name
 	lost  bool         // not in the tree
+	done  bool         // nothing here or in its entry changes any more
 }
 
 // list lists a folder, compares it with the parent snapshot's, and queues what
@@ -59,6 +64,7 @@ func (w *worker) list(ctx context.Context, f *folder) error {
 	}
 	f.kids = make([]kid, len(f.entries))
 	dirs := w.compare(ctx, f)
+	w.open.add(f)
 	// One more for this listing: otherwise a quick worker could finish the
 	// folder before all of it is queued.
 	f.pending.Store(int64(len(f.todo) + len(dirs) + 1))
@@ -130,12 +136,12 @@ func join(dir, name string) string {
 // completes what is not a file to be read, puts the indices of those in f.todo,
 // and returns the folders below, last first.
 func (w *worker) compare(ctx context.Context, f *folder) (dirs []*folder) {
-	old := w.oldNodes(ctx, f)
+	old, part := w.oldNodes(ctx, f), w.partNodes(ctx, f)
 	var same, sameBytes uint64
 	var files, bytes int64
 	for i := range f.entries {
 		e := &f.entries[i]
-		n := old.find(e.Name)
+		n, m := old.find(e.Name), part.find(e.Name)
 		if n == nil || !n.sameMetadata(e) || n.Error != "" {
 			f.changed.Store(true)
 		}
@@ -145,22 +151,34 @@ func (w *worker) compare(ctx context.Context, f *folder) (dirs []*folder) {
 			if n != nil && n.Type == kassett.Dir {
 				d.old, d.same = n.Subtree, n.sameMetadata(e)
 			}
+			if m != nil && m.Type == kassett.Dir {
+				d.part = m.Subtree
+			}
 			w.complete(ctx, f, i, n)
 			dirs = append(dirs, d)
 		case kassett.File:
 			files++
 			bytes += int64(e.Size)
-			if !w.unchanged(f, e, n) {
-				f.kids[i].known = n != nil && n.Type == kassett.File
+			k := &f.kids[i]
+			k.known = n != nil && n.Type == kassett.File
+			switch {
+			case w.unchanged(f, e, n):
+				same++
+				sameBytes += e.Size
+			case w.finished(e, m):
+				w.countFile(k, e.Size)
+				w.opt.Progress.Done(1, int64(e.Size))
+				f.changed.Store(true)
+				n = m
+			default:
 				f.todo = append(f.todo, int32(i))
 				continue
 			}
-			same++
-			sameBytes += e.Size
-			f.kids[i].ids = n.Content
+			k.ids, k.done = n.Content, true
 			w.complete(ctx, f, i, n)
 		default:
 			w.complete(ctx, f, i, n)
+			f.kids[i].done = true
 		}
 	}
 	if !old.used(len(f.entries)) || len(f.todo) > 0 {
@@ -177,20 +195,36 @@ func (w *worker) compare(ctx context.Context, f *folder) (dirs []*folder) {
 // unchanged reports whether the content of a file is that of n, a node of the
 // parent snapshot or nil.
 func (w *worker) unchanged(f *folder, e *kassett.Entry, n *Node) bool {
-	if !w.cutIsKnown(e.Cut) || n == nil || n.Type != kassett.File || n.Content == nil ||
-		n.Size != e.Size || !n.ModTime.Equal(e.ModTime) ||
-		!w.opt.IgnoreCtime && !n.ChangeTime.Equal(e.ChangeTime) ||
-		!w.opt.IgnoreInode && n.Inode != e.Inode {
+	if !w.cutIsKnown(e.Cut) || n == nil || !w.sameFile(e, n) {
 		return false
 	}
-	for _, id := range n.Content {
-		if !w.repo.Has(repo.BlobHandle{Type: repo.DataBlob, ID: id}) {
+	if id := w.firstMissing(n); !id.IsZero() {
+		if _, indexed := w.repo.BlobSize(repo.BlobHandle{Type: repo.DataBlob, ID: id}); !indexed { // else a prune is about to remove it
 			w.opt.notice(fmt.Sprintf("%s: unchanged, but blob %s of its content is not in the index: stored again",
 				join(f.path, e.Name), id.Short()))
-			return false
 		}
+		return false
 	}
 	return true
+}
+
+// sameFile reports whether n, a node of an earlier tree, has the content of a
+// file, as far as its metadata tell.
+func (w *worker) sameFile(e *kassett.Entry, n *Node) bool {
+	return n.Type == kassett.File && n.Content != nil && n.Size == e.Size && n.ModTime.Equal(e.ModTime) &&
+		(w.opt.IgnoreCtime || n.ChangeTime.Equal(e.ChangeTime)) &&
+		(w.opt.IgnoreInode || n.Inode == e.Inode)
+}
+
+// firstMissing returns the first blob of a file that the repository does not
+// have, or zero.
+func (w *worker) firstMissing(n *Node) kassett.ID {
+	for _, id := range n.Content {
+		if !w.repo.Has(repo.BlobHandle{Type: repo.DataBlob, ID: id}) {
+			return id
+		}
+	}
+	return kassett.ID{}
 }
 
 // cutIsKnown is checkCut, quick for the cut of the file before.
@@ -243,6 +277,19 @@ func (w *worker) oldNodes(ctx context.Context, f *folder) *oldNodes {
 	return &oldNodes{r: newNodeReader(b), broken: func(err error) {
 		w.opt.notice(fmt.Sprintf("%s: its tree %s in the parent snapshot is damaged, the rest of it is read anew: %v", f.path, f.old.Short(), err))
 	}}
+}
+
+// partNodes returns the nodes of the folder's tree in the checkpoint, as far as
+// it can be read.
+func (w *worker) partNodes(ctx context.Context, f *folder) *oldNodes {
+	if f.part.IsZero() {
+		return &oldNodes{}
+	}
+	b, err := w.repo.LoadBlob(ctx, repo.BlobHandle{Type: repo.TreeBlob, ID: f.part}, nil)
+	if err != nil {
+		return &oldNodes{}
+	}
+	return &oldNodes{r: newNodeReader(b), broken: func(error) {}}
 }
 
 // oldNodes finds the nodes of a tree by name, for names that come in order.
@@ -317,6 +364,7 @@ func (w *worker) done(ctx context.Context, f *folder) error {
 			return nil
 		}
 		f.parent.kids[f.index].ids = []kassett.ID{id}
+		f.parent.mark(f.index)
 		if id != f.old {
 			f.parent.changed.Store(true)
 		}
@@ -326,10 +374,11 @@ func (w *worker) done(ctx context.Context, f *folder) error {
 }
 
 // finish stores the tree of a folder whose children are done. When nothing in
-// it has changed the old tree describes it, and nothing is encoded.
+// it has changed the old tree describes it, and nothing is encoded; unless a
+// prune is about to remove that tree.
 func (w *worker) finish(ctx context.Context, f *folder) (kassett.ID, error) {
 	id := f.old
-	if f.changed.Load() || id.IsZero() {
+	if f.changed.Load() || id.IsZero() || !w.repo.Has(repo.BlobHandle{Type: repo.TreeBlob, ID: id}) {
 		var err error
 		if id, err = w.store(ctx, f); err != nil {
 			return kassett.ID{}, err
@@ -345,7 +394,10 @@ func (w *worker) finish(ctx context.Context, f *folder) (kassett.ID, error) {
 			w.count.dirsChanged.Add(1)
 		}
 	}
+	w.open.remove(f)
+	f.mu.Lock()
 	f.entries, f.kids = nil, nil
+	f.mu.Unlock()
 	return id, nil
 }
 

@@ -187,6 +187,9 @@ func (c *copying) save(ctx context.Context, target int, list []*Snapshot) error 
 		}
 		next := s
 		if replica {
+			if err = retain(ctx, to, treesOf([]*Snapshot{s})); err != nil {
+				return err
+			}
 			err = to.CopySnapshot(ctx, c.src, s.ID, c.o.Verify)
 		} else {
 			next = s.successor()

@@ -21,7 +21,7 @@ func retain(ctx context.Context, r *repo.Repository, trees []kassett.ID) error {
 // file that is needed is gone, or another was put in its place, the snapshot is
 // saved all the same, and what is wrong is named.
 func (b *backup) retain(ctx context.Context, tree kassett.ID) error {
-	n := repo.Needs{Trees: []kassett.ID{tree}, Saved: true, Progress: b.opt.Progress}
+	n := repo.Needs{Trees: []kassett.ID{tree}, Saved: b.resumed == nil, Progress: b.opt.Progress}
 	n.Used = func(ctx context.Context) (*repo.BlobSet, error) { return Used(ctx, b.repo, n.Trees, b.opt.Progress) }
 	if p := b.opt.Parent; p != nil {
 		n.Bases = []kassett.ID{p.Tree}

@@ -80,6 +80,7 @@ What cannot be read is named, the rest is saved, and the exit code is 3.`,
 	f.StringVar(&b.stdinName, "stdin-filename", "stdin", "`name` of that file")
 	f.BoolVar(&b.options.SkipUnchanged, "skip-if-unchanged", false, "make no snapshot when nothing changed")
 	f.IntVar(&b.options.Readers, "read-concurrency", 0, "read `n` files at once (default: one more than there are processors)")
+	f.DurationVar(&b.options.Checkpoint, "checkpoint", 5*time.Minute, "after this `time`, again and again, note in the cache what is finished, so that a backup that was cut goes on from there; 0 never")
 	f.BoolVar(&b.noScan, "no-scan", false, "do not count beforehand what there is to do")
 	return cmd
 }
