@@ -134,7 +134,7 @@ func (a *app) commands() map[string][]*cobra.Command {
 			a.forgetCommand(), a.pruneCommand(), a.copyCommand(), a.tagCommand(), a.rewriteCommand(), a.holdCommand(), a.floorCommand(),
 		},
 		groupRepair: {a.keyCommand(), a.unlockCommand(), a.repairCommand(), a.parityCommand(), a.recoverCommand(), a.migrateCommand()},
-		groupOther:  {a.demoCommand(), a.versionCommand(), a.manCommand()},
+		groupOther:  {a.serveCommand(), a.demoCommand(), a.versionCommand(), a.manCommand()},
 	}
 }
 

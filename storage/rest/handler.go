@@ -247,8 +247,11 @@ func (q *request) refuse(err error) {
 	q.takeRest()
 	q.w.WriteHeader(status)
 	words := oneLine(err.Error())
-	if !refused && kind != kassett.NotFound {
-		words = "the server's storage failed: " + kind.String() // its log has the paths
+	switch { // the paths of the server's own folders are for its log
+	case !refused && kind == kassett.NotFound:
+		words = kind.String()
+	case !refused:
+		words = "the server's storage failed: " + kind.String()
 	}
 	_, _ = io.WriteString(q.w, words+"\n"+strings.ReplaceAll(kassett.HintOf(err), "\n", " ")) // or it does not get there
 }
