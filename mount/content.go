@@ -96,10 +96,16 @@ type file struct {
 
 // open opens the file that is number i in a folder.
 func (v *View) open(ctx context.Context, f *folder, n *snapshot.Node, i int) (*file, error) {
-	s, mine := v.files.claim(fileKey{f.tree, i})
-	if mine {
-		c := newContent(v.r, n)
-		v.files.fill(s, c, int64(40*len(c.ids)), nil)
+	var s *slot[fileKey, *content]
+	err := v.while(func() {
+		var mine bool
+		if s, mine = v.files.claim(fileKey{f.tree, i}); mine {
+			c := newContent(v.r, n)
+			v.files.fill(s, c, int64(40*len(c.ids)), nil)
+		}
+	})
+	if err != nil {
+		return nil, err
 	}
 	c, err := s.wait(ctx)
 	if err != nil {
@@ -135,8 +141,12 @@ func (o *file) read(ctx context.Context, buf []byte, off int64) ([]byte, error) 
 	end := min(off+int64(len(buf)), o.size)
 	first := o.at(off)
 	last := min(o.at(end-1)+1, len(o.ends)) // first of those not needed
-	o.v.begin(o.v.ctx, o.ids[first:last], nil)
-	o.follow(off, end, last)
+	if err := o.v.while(func() {
+		o.v.begin(o.v.ctx, o.ids[first:last], nil)
+		o.follow(off, end, last)
+	}); err != nil {
+		return nil, err
+	}
 	var got []byte
 	for i := first; i < last; i++ {
 		b, err := o.v.blob(ctx, o.ids[i])
@@ -217,9 +227,15 @@ func (o *file) follow(off, end int64, last int) {
 // blob returns a blob of data, from the cache or from the repository.
 func (v *View) blob(ctx context.Context, id kassett.ID) ([]byte, error) {
 	for {
-		s, mine := v.blobs.claim(id)
-		if mine {
-			v.work.Go(func() { v.loadOne(v.ctx, s) })
+		var s *blobSlot
+		err := v.while(func() {
+			var mine bool
+			if s, mine = v.blobs.claim(id); mine {
+				v.work.Go(func() { v.loadOne(v.ctx, s) })
+			}
+		})
+		if err != nil {
+			return nil, err
 		}
 		b, err := s.wait(ctx)
 		if !errors.Is(err, errDropped) {
@@ -299,11 +315,11 @@ func (v *View) loadBatch(ctx context.Context, batch []*blobSlot, lanes chan stru
 				return nil // it is there twice
 			}
 			delete(slots, b.ID)
-			if err != nil {
+			if err == nil {
+				v.blobs.fill(s, bytes.Clone(plain), int64(len(plain)), nil)
+			} else {
 				v.work.Go(func() { v.loadOne(v.ctx, s) }) // it may be elsewhere by now
-				return nil
 			}
-			v.blobs.fill(s, bytes.Clone(plain), int64(len(plain)), nil)
 			return nil
 		})
 	}

@@ -67,7 +67,11 @@ func (v *View) fault(where string, id kassett.ID, err error) {
 	if v.ctx.Err() != nil || errors.Is(err, errDropped) || v.o.Warn == nil {
 		return
 	}
-	if away := v.away(err); away != nil {
+	var away error
+	if v.while(func() { away = v.away(err) }) != nil {
+		return
+	}
+	if away != nil {
 		if v.faults.lost() {
 			v.o.Warn("storage", away)
 		}

@@ -109,7 +109,7 @@ func save(t testing.TB, w *repo.Writer, nodes []blob) kassett.ID {
 }
 
 // handmade makes a snapshot of hand-made nodes.
-func handmade(t testing.TB, r *repo.Repository, nodes ...blob) *snapshot.Snapshot {
+func handmade(t testing.TB, r *repo.Repository, nodes ...blob) {
 	t.Helper()
 	w := r.NewWriter(t.Context(), repo.WriterOptions{})
 	tree := save(t, w, nodes)
@@ -118,7 +118,6 @@ func handmade(t testing.TB, r *repo.Repository, nodes ...blob) *snapshot.Snapsho
 	_, err := snapshot.Save(t.Context(), r, sn)
 	must(t, err)
 	must(t, r.LoadIndex(t.Context(), nil))
-	return sn
 }
 
 var day = time.Date(2026, 3, 29, 1, 59, 59, 123456789, time.UTC)

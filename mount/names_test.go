@@ -55,7 +55,9 @@ func TestTemplates(t *testing.T) {
 	}{
 		{"none", Templates{}, nil, []string{"hosts/", "ids/", "snapshots/", "tags/"}},
 		{
-			"usual", Templates{}, []*snapshot.Snapshot{one, two},
+			"usual",
+			Templates{},
+			[]*snapshot.Snapshot{one, two},
 			[]string{
 				"hosts/", "hosts/his/", "hosts/his/2026-03-29T02:59:59Z = 0", "hosts/his/latest -> 2026-03-29T02:59:59Z",
 				"hosts/pacs/", "hosts/pacs/2026-03-29T03:59:59Z = 1", "hosts/pacs/latest -> 2026-03-29T03:59:59Z",
@@ -66,19 +68,27 @@ func TestTemplates(t *testing.T) {
 			},
 		},
 		{
-			"names that would lead elsewhere", Templates{Paths: []string{"h/%h/%i", "t/%t"}}, []*snapshot.Snapshot{three},
+			"names that would lead elsewhere",
+			Templates{Paths: []string{"h/%h/%i", "t/%t"}},
+			[]*snapshot.Snapshot{three},
 			[]string{"h/", "h/.._his_x/", "h/.._his_x/084fed08 = 0", "t/", "t/_ = 0", "t/__ = 0", "t/a_b = 0"},
 		},
 		{
-			"folders of time", Templates{Paths: []string{"%u/%T"}, Time: "2006/01/02"}, []*snapshot.Snapshot{one},
+			"folders of time",
+			Templates{Paths: []string{"%u/%T"}, Time: "2006/01/02"},
+			[]*snapshot.Snapshot{one},
 			[]string{"root/", "root/2026/", "root/2026/03/", "root/2026/03/29 = 0", "root/latest -> 2026/03/29"},
 		},
 		{
-			"the same second", Templates{Paths: []string{"%T"}, Time: "15:04"}, []*snapshot.Snapshot{one, &same},
+			"the same second",
+			Templates{Paths: []string{"%T"}, Time: "15:04"},
+			[]*snapshot.Snapshot{one, &same},
 			[]string{"02:59 = 0", "02:59-1 = 1", "latest -> 02:59-1"},
 		},
 		{
-			"a folder where a snapshot is", Templates{Paths: []string{"%h", "%h/%i"}}, []*snapshot.Snapshot{one},
+			"a folder where a snapshot is",
+			Templates{Paths: []string{"%h", "%h/%i"}},
+			[]*snapshot.Snapshot{one},
 			[]string{"his = 0", "his-1/", "his-1/4bf5122f = 0"},
 		},
 		{"a percent sign, and an end", Templates{Paths: []string{"100%%/%I%"}}, []*snapshot.Snapshot{one}, []string{"100%/", "100%/" + one.ID.String() + " = 0"}},

@@ -70,12 +70,13 @@ func (d *dav) propfind(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/xml; charset=utf-8")
 	w.WriteHeader(http.StatusMultiStatus)
 	a := &answer{w: bufio.NewWriterSize(w, 32<<10), q: &q}
-	base := ""
+	var path strings.Builder
 	for name := range strings.SplitSeq(r.URL.Path, "/") {
 		if name != "" {
-			base += "/" + escape(name)
+			path.WriteString("/" + escape(name))
 		}
 	}
+	base := path.String()
 	a.text(xml.Header + `<D:multistatus xmlns:D="DAV:">`)
 	a.place(base, p)
 	if l != nil {

@@ -49,6 +49,8 @@ type View struct {
 	ctx  context.Context //nolint:containedctx // of loads that several readers wait for; Close ends it
 	stop context.CancelFunc
 	work sync.WaitGroup // loads
+	gate sync.RWMutex   // held for reading by who begins to use the repository
+	shut bool           // guarded by gate
 
 	trees  *cache[kassett.ID, *listing]
 	blobs  *cache[kassett.ID, []byte]
@@ -96,10 +98,28 @@ func NewView(ctx context.Context, r *repo.Repository, o Options) (*View, error) 
 	return v, nil
 }
 
-// Close ends all loads and waits for them. Whoever still reads gets an error.
+// Close ends all loads and waits for them. Afterwards nothing uses the repository,
+// and whoever still reads gets an error.
 func (v *View) Close() {
 	v.stop()
+	v.gate.Lock()
+	v.shut = true
+	v.gate.Unlock()
 	v.work.Wait()
+}
+
+var errShut = &kassett.Error{Op: "read", Kind: kassett.Interrupted, Err: errors.New("the view is closed")}
+
+// while calls fn, which uses the repository or begins a load, unless the view is
+// closed. fn does not call while.
+func (v *View) while(fn func()) error {
+	v.gate.RLock()
+	defer v.gate.RUnlock()
+	if v.shut {
+		return errShut
+	}
+	fn()
+	return nil
 }
 
 // listing is what is in one folder.
@@ -179,12 +199,18 @@ func (v *View) list(ctx context.Context, f *folder) (*listing, error) {
 		return nil, err
 	}
 	for {
-		s, mine := v.trees.claim(f.tree)
-		if mine {
-			v.work.Go(func() {
-				l, size, err := v.loadTree(f)
-				v.trees.fill(s, l, size, err)
-			})
+		var s *slot[kassett.ID, *listing]
+		err := v.while(func() {
+			var mine bool
+			if s, mine = v.trees.claim(f.tree); mine {
+				v.work.Go(func() {
+					l, size, err := v.loadTree(f)
+					v.trees.fill(s, l, size, err)
+				})
+			}
+		})
+		if err != nil {
+			return nil, err
 		}
 		l, err := s.wait(ctx)
 		if err == nil || !errors.Is(err, errDropped) {
@@ -271,13 +297,19 @@ func (v *View) current(ctx context.Context) (*top, error) {
 		defer v.mu.Unlock()
 		return v.top, nil
 	}
+	var err error
 	if v.looking == nil {
-		done := make(chan struct{})
-		v.looking = done
-		v.work.Go(func() { v.look(done) })
+		err = v.while(func() {
+			done := make(chan struct{})
+			v.looking = done
+			v.work.Go(func() { v.look(done) })
+		})
 	}
 	done, old := v.looking, v.top
 	v.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
 	var late <-chan time.Time
 	if old != nil {
 		t := time.NewTimer(lookTime)

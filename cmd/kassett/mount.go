@@ -106,8 +106,8 @@ func (a *app) mountpoint(given string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("mount at %s: %w", safe(given), err)
 	}
-	if real, err := filepath.EvalSymlinks(at); err == nil {
-		at = real
+	if straight, err := filepath.EvalSymlinks(at); err == nil {
+		at = straight
 	}
 	if err := mount.CheckMountpoint(at); err != nil {
 		return "", err
@@ -121,8 +121,8 @@ func (a *app) mountpoint(given string) (string, error) {
 		return at, nil
 	}
 	if dir, err = filepath.Abs(dir); err == nil {
-		if real, err := filepath.EvalSymlinks(dir); err == nil {
-			dir = real
+		if straight, err := filepath.EvalSymlinks(dir); err == nil {
+			dir = straight
 		}
 	}
 	if inside(dir, at) || inside(at, dir) {
@@ -161,6 +161,9 @@ func (a *app) show(ctx context.Context, x mountFlags, serve func(ctx context.Con
 	})
 }
 
+// leaveTime is how long programs have to leave a mount that was taken away.
+const leaveTime = 2 * time.Second
+
 // mount mounts the repository until somebody ends it. Being stopped is how a
 // mount ends, not a failure.
 func (a *app) mount(ctx context.Context, at string, x mountFlags) error {
@@ -192,7 +195,12 @@ func (a *app) mount(ctx context.Context, at string, x mountFlags) error {
 		}
 		a.warn("", err)
 		a.notice("", errors.New("the mount was taken away all the same; programs that still use it get errors"))
-		<-m.Done()
+		late := time.NewTimer(leaveTime)
+		defer late.Stop()
+		select {
+		case <-m.Done():
+		case <-late.C: // the end of this process ends it for them
+		}
 		return nil
 	})
 }

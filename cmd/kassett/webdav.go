@@ -74,7 +74,9 @@ func (a *app) serveDAV(ctx context.Context, x mountFlags) error {
 		if err := s.Shutdown(late); err != nil {
 			_ = s.Close() // what is left was told to end
 		}
-		<-ended
+		if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve %s: %w", at, err)
+		}
 		return nil
 	})
 }
