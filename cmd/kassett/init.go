@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"kassett/repo"
+	"kassett/repo/parity"
 )
 
 func (a *app) initCommand() *cobra.Command {
@@ -17,6 +18,7 @@ func (a *app) initCommand() *cobra.Command {
 		copyParams bool
 		replicaOf  string
 		format     string
+		overhead   string
 	)
 	cmd := &cobra.Command{
 		Use:   "init",
@@ -44,12 +46,13 @@ same people. The password of the other place is named by the --from flags.`,
 				}
 				from.repo = replicaOf
 			}
-			return a.init(cmd.Context(), initRequest{from: from, copyParams: copyParams, replica: replicaOf != "", format: format})
+			return a.init(cmd.Context(), initRequest{from: from, copyParams: copyParams, replica: replicaOf != "", format: format, parity: overhead})
 		},
 	}
 	f := cmd.Flags()
 	f.BoolVar(&copyParams, "copy-chunker-params", false, "cut content as the repository of --from-repo does")
 	f.StringVar(&replicaOf, "replica-of", "", "make a second place of this `repository`, with its ID and master key")
+	f.StringVar(&overhead, "parity", "0", "keep this much parity beside the packs: a `percentage`, such as 5%")
 	f.StringVar(&format, "repository-version", "stable", "`version` of the format: 1, 2, stable or latest")
 	from.register(f)
 	return cmd
@@ -61,6 +64,7 @@ type initRequest struct {
 	copyParams bool
 	replica    bool
 	format     string
+	parity     string
 }
 
 func (a *app) init(ctx context.Context, req initRequest) error {
@@ -73,14 +77,16 @@ func (a *app) init(ctx context.Context, req initRequest) error {
 	default:
 		return invalid("read repository version", safe(req.format), "use 2; 1 only for programs that know nothing newer", nil)
 	}
-	opts, err := a.repoOptions(a.flags.where)
+	overhead, err := parity.ParseOverhead(req.parity)
 	if err != nil {
 		return err
 	}
-	o.Options = opts
+	if o.Options, err = a.repoOptions(a.flags.where); err != nil {
+		return err
+	}
 	if req.replica {
 		return a.withinPlace(ctx, req.from, unlocked, func(ctx context.Context, like *repo.Repository) error {
-			return a.makeRepository(ctx, like, o)
+			return a.makeRepository(ctx, like, o, overhead)
 		})
 	}
 	if req.copyParams {
@@ -88,12 +94,12 @@ func (a *app) init(ctx context.Context, req initRequest) error {
 			return err
 		}
 	}
-	return a.makeRepository(ctx, nil, o)
+	return a.makeRepository(ctx, nil, o, overhead)
 }
 
 // makeRepository makes the repository that the flags name: a second place of
 // like, unless that is nil.
-func (a *app) makeRepository(ctx context.Context, like *repo.Repository, o repo.InitOptions) (err error) {
+func (a *app) makeRepository(ctx context.Context, like *repo.Repository, o repo.InitOptions, overhead parity.Overhead) (err error) {
 	where, err := a.location(a.flags.where)
 	if err != nil {
 		return err
@@ -117,6 +123,11 @@ func (a *app) makeRepository(ctx context.Context, like *repo.Repository, o repo.
 		return err
 	}
 	id := r.Config().ID
+	if overhead > 0 {
+		if err := r.SetParity(ctx, overhead); err != nil {
+			return errors.Join(fmt.Errorf("set parity: %w", err), r.Close())
+		}
+	}
 	if err := r.Close(); err != nil {
 		return fmt.Errorf("close repository: %w", err)
 	}
