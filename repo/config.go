@@ -87,7 +87,7 @@ func readConfig(ctx context.Context, st kassett.Storage) ([]byte, error) {
 	if err == nil {
 		return sealed, nil
 	}
-	if kassett.KindOf(err) != kassett.NotFound {
+	if kassett.KindOf(err) != kassett.NotFound || kassett.HintOf(err) != "" { // of a bucket, say, that is not there
 		return nil, fmt.Errorf("read config: %w", err)
 	}
 	if hasAny(ctx, st, kassett.KeyFile) {
