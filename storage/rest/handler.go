@@ -195,32 +195,26 @@ func (q *request) missing(need Rights) error {
 
 // denied is a refusal, which is logged.
 func (q *request) denied(k kassett.Kind, why error) error {
-	return &refusal{&kassett.Error{Op: q.verb(), What: q.target.String(), Kind: k, Err: why}}
+	return &refusalError{kind: k, why: why}
 }
 
-// refusal is an error that is the client's doing, as opposed to faults of the
+// refusalError is an error that is the client's doing, as opposed to faults of the
 // storage and of the network.
-type refusal struct{ error }
-
-func (r *refusal) Unwrap() error { return r.error }
-
-// verb says in a word what the client wants.
-func (q *request) verb() string {
-	switch q.Method {
-	case http.MethodGet, http.MethodHead:
-		return "read"
-	case http.MethodPost:
-		return "store"
-	case http.MethodDelete:
-		return "delete"
-	}
-	return "serve"
+type refusalError struct {
+	kind kassett.Kind
+	why  error
 }
+
+// Error implements error.
+func (r *refusalError) Error() string { return r.why.Error() }
+
+// Unwrap shows the kind, and the hint of why.
+func (r *refusalError) Unwrap() error { return &kassett.Error{Kind: r.kind, Err: r.why} }
 
 // refuse answers with an error, and logs it.
 func (q *request) refuse(err error) {
 	kind := kassett.KindOf(err)
-	_, refused := errors.AsType[*refusal](err)
+	_, refused := errors.AsType[*refusalError](err)
 	attrs := []any{
 		"client", q.client.Name, "remote", q.RemoteAddr, "method", q.Method, "path", q.URL.EscapedPath(),
 		"kind", kind.String(), "why", err.Error(),

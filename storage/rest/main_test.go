@@ -101,7 +101,6 @@ type server struct {
 	handler *rest.Handler
 	log     *logged
 	stop    func()
-	now     func() time.Time
 }
 
 // change alters how a server is made.
@@ -148,11 +147,11 @@ func serveDir(t *testing.T, dir string, c *rest.Clients, changes ...change) *ser
 }
 
 func (s *server) open(ctx context.Context, path string, create bool) (kassett.Storage, error) {
-	make := local.Open
+	open := local.Open
 	if create {
-		make = local.Create
+		open = local.Create
 	}
-	st, err := make(filepath.Join(s.dir, filepath.FromSlash(path)))
+	st, err := open(filepath.Join(s.dir, filepath.FromSlash(path)))
 	if err != nil {
 		return nil, err
 	}
