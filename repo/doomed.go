@@ -37,6 +37,15 @@ type doomedList struct {
 	packs []kassett.ID // ascending
 }
 
+// packsOf returns what lists name, ascending.
+func packsOf(lists []doomedList) (packs []kassett.ID) {
+	for _, l := range lists {
+		packs = append(packs, l.packs...)
+	}
+	slices.SortFunc(packs, kassett.ID.Compare)
+	return slices.Compact(packs)
+}
+
 // honoured is what a careful writer treats as if it were not there. It only
 // grows: a list that was honoured once may have been swept since, and the blob
 // table may not have been loaded anew.
@@ -209,19 +218,17 @@ func (r *Repository) writeDoomed(ctx context.Context, packs []kassett.ID) error 
 	return nil
 }
 
-// removeDoomed removes files below doomed/. One that is gone is no error.
-func (r *Repository) removeDoomed(ctx context.Context, names ...string) error {
+// removeDoomed removes a file below doomed/. One that is gone is no error.
+func (r *Repository) removeDoomed(ctx context.Context, name string) error {
 	beside, ok := kassett.As[kassett.Beside](r.storage)
 	if !ok {
 		return nil
 	}
-	for _, name := range names {
-		if err := r.pass(ctx); err != nil {
-			return err
-		}
-		if err := beside.DeleteBeside(ctx, name); err != nil && kassett.KindOf(err) != kassett.NotFound {
-			return fmt.Errorf("remove %s: %w", name, err)
-		}
+	if err := r.pass(ctx); err != nil {
+		return err
+	}
+	if err := beside.DeleteBeside(ctx, name); err != nil && kassett.KindOf(err) != kassett.NotFound {
+		return fmt.Errorf("remove %s: %w", name, err)
 	}
 	return nil
 }

@@ -30,6 +30,7 @@ type PruneStats struct {
 	Blobs       PruneBlobs `json:"blobs"`
 	Bytes       PruneBytes `json:"bytes"`
 	Packs       PrunePacks `json:"packfiles"`
+	Held        Held       `json:"held,omitzero"` // of the packs to remove
 }
 
 // PruneBlobs counts blobs, one for each place where one rests.
@@ -91,7 +92,7 @@ type PrunePacks struct {
 //
 // [Repository.Mark] and [Marking.Sweep] do the same beside writers.
 func (r *Repository) Prune(ctx context.Context, used *BlobSet, o PruneOptions) (PruneStats, error) {
-	p, err := r.planPrune(ctx, used, o)
+	p, err := r.planPrune(ctx, used, nil, o)
 	if err != nil {
 		return PruneStats{}, err
 	}
@@ -105,7 +106,9 @@ func (r *Repository) Prune(ctx context.Context, used *BlobSet, o PruneOptions) (
 		return p.plan.stats, err
 	}
 	s := &sweep{r: r, doomed: p.doomed(), used: used, notes: p.notes, progress: o.Progress}
-	if err := s.run(ctx); err != nil {
+	err = s.run(ctx)
+	p.plan.stats.Held = s.stats.Held
+	if err != nil {
 		return p.plan.stats, err
 	}
 	return p.plan.stats, r.LoadIndex(ctx, o.Progress)
@@ -158,16 +161,19 @@ type pruning struct {
 	plan  *prunePlan
 	table *prunedTable
 	notes indexNotes
+	// marked are the packs that doomed lists name already, ascending.
+	marked []kassett.ID
 }
 
-// planPrune looks at everything and changes nothing.
-func (r *Repository) planPrune(ctx context.Context, used *BlobSet, o PruneOptions) (*pruning, error) {
+// planPrune looks at everything and changes nothing. marked are the packs that
+// doomed lists name already, ascending.
+func (r *Repository) planPrune(ctx context.Context, used *BlobSet, marked []kassett.ID, o PruneOptions) (*pruning, error) {
 	limits, err := r.pruneLimits(o)
 	if err != nil {
 		return nil, err
 	}
 	o.Progress.Enter("plan")
-	p := &pruning{r: r, o: o, notes: make(indexNotes)}
+	p := &pruning{r: r, o: o, marked: marked, notes: make(indexNotes)}
 	return p, p.makePlan(ctx, used, limits)
 }
 
@@ -181,7 +187,7 @@ func (p *pruning) makePlan(ctx context.Context, used *BlobSet, l pruneLimits) er
 		return fmt.Errorf("plan prune: %w", err)
 	}
 	p.table = table
-	p.plan = weighPacks(table.packs, n, table.records)
+	p.plan = weighPacks(table.packs, n, p.marked, table.records)
 	if table.err != nil {
 		return table.err
 	}
@@ -189,6 +195,9 @@ func (p *pruning) makePlan(ctx context.Context, used *BlobSet, l pruneLimits) er
 		return err
 	}
 	if err := p.brokenPacks(); err != nil {
+		return err
+	}
+	if err := p.keepHeld(ctx, l); err != nil {
 		return err
 	}
 	p.plan.decide(l, table.records)
@@ -340,6 +349,13 @@ func (p *pruning) repackBatches(ctx context.Context, w *Writer) error {
 		packs := p.batch(from, to, n)
 		if p.table.err != nil {
 			return p.table.err
+		}
+		ids := make([]kassett.ID, len(packs))
+		for i, m := range packs {
+			ids[i] = p.plan.packs[m.pack].id
+		}
+		if err := p.r.Thaw(ctx, ids, p.o.Progress); err != nil {
+			return err
 		}
 		err := side(ctx, p.r, packs, func(ctx context.Context, m movedPack) error { return p.move(ctx, w, m) })
 		if err != nil {

@@ -3,7 +3,10 @@ package repo
 import (
 	"cmp"
 	"iter"
+	"math/bits"
 	"slices"
+
+	"kassett"
 )
 
 // fate is what a prune does with a pack.
@@ -61,11 +64,13 @@ type pruneRecords = iter.Seq2[[]pruneRecord, bool]
 // prunePlan decides what becomes of each pack and each record. It touches
 // nothing; cost is a few passes over the records and 64 bytes a pack.
 type prunePlan struct {
-	packs []storedPack // of the index and of the storage, ordered by ID
-	sums  []packSum    // same positions
-	keep  bitmap       // by record: this copy of a used blob stays
-	found uint64       // distinct used blobs among the records
-	stats PruneStats
+	packs  []storedPack // of the index and of the storage, ordered by ID
+	doomed []kassett.ID // see weighPacks
+	sums   []packSum    // same positions as packs
+	keep   bitmap       // by record: this copy of a used blob stays
+	found  uint64       // distinct used blobs among the records
+	stay   bitmap       // by pack: the storage retains it, and it is not worth a copy; nil for none
+	stats  PruneStats
 }
 
 // bitmap is one bit for each record of the table.
@@ -77,9 +82,17 @@ func (b bitmap) set(i uint32)      { b[i/64] |= 1 << (i % 64) }
 func (b bitmap) clear(i uint32)    { b[i/64] &^= 1 << (i % 64) }
 func (b bitmap) has(i uint32) bool { return b[i/64]>>(i%64)&1 != 0 }
 
-// weighPacks plans for every pack. n is the number of records.
-func weighPacks(packs []storedPack, n int, records pruneRecords) *prunePlan {
-	p := &prunePlan{packs: packs, sums: make([]packSum, len(packs)), keep: newBitmap(n)}
+func (b bitmap) count() (n int) {
+	for _, word := range b {
+		n += bits.OnesCount64(word)
+	}
+	return n
+}
+
+// weighPacks plans for every pack. n is the number of records, doomed are the
+// packs that doomed lists name already, ascending.
+func weighPacks(packs []storedPack, n int, doomed []kassett.ID, records pruneRecords) *prunePlan {
+	p := &prunePlan{packs: packs, sums: make([]packSum, len(packs)), keep: newBitmap(n), doomed: doomed}
 	p.count(records)
 	p.choose(records)
 	return p
@@ -115,20 +128,24 @@ func (p *prunePlan) sound(i uint32) bool {
 }
 
 // ranks orders the packs by how good it is to keep blobs in them that rest
-// elsewhere too: sound ones first, then those with the smallest share of
-// garbage, so that the packs an interrupted prune has written win over their
-// origin, then those that have to stay anyway, then the larger. One order for
-// all blobs empties the same packs, which can then be deleted whole.
+// elsewhere too: sound ones first that are not doomed, then those with the
+// smallest share of garbage, so that the packs an interrupted prune has written
+// win over their origin, then those that have to stay anyway, then the larger.
+// One order for all blobs empties the same packs, which can then be deleted
+// whole.
 func (p *prunePlan) ranks() []uint32 {
 	order := make([]uint32, len(p.packs))
 	for i := range order {
 		order[i] = uint32(i)
 	}
 	broken := func(i uint32) int {
-		if p.sound(i) {
-			return 0
+		switch {
+		case !p.sound(i):
+			return 2
+		case contains(p.doomed, p.packs[i].id):
+			return 1
 		}
-		return 1
+		return 0
 	}
 	slices.SortFunc(order, func(a, b uint32) int {
 		x, y := &p.sums[a], &p.sums[b]
@@ -295,7 +312,7 @@ func (p *prunePlan) firstFate(i int, l pruneLimits) fate {
 	default:
 		packs.PartlyUsed++
 	}
-	if l.treesOnly && s.holds&holdsTrees == 0 {
+	if l.treesOnly && s.holds&holdsTrees == 0 || p.stay != nil && p.stay.has(uint32(i)) {
 		return fateKeep
 	}
 	return fateRepack

@@ -116,7 +116,7 @@ func TestPlanPruneKeepsEveryUsedBlob(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		c, l := drawPlanCase(t), drawLimits(t)
-		p := weighPacks(c.packs, c.number(), c.all)
+		p := weighPacks(c.packs, c.number(), nil, c.all)
 
 		wanted, lost := 0, false
 		for places, used := range c.all {
@@ -210,7 +210,7 @@ func TestPlanPruneAfterInterruption(t *testing.T) {
 			c.places[b.BlobHandle] = append(c.places[b.BlobHandle], pruneRecord{pack: 1, Blob: b})
 		}
 	}
-	p := weighPacks(c.packs, c.number(), c.all)
+	p := weighPacks(c.packs, c.number(), nil, c.all)
 	p.decide(pruneLimits{repack: 1 << 62}, c.all)
 	if p.sums[0].fate != fateRemove || p.sums[1].fate != fateKeep {
 		t.Errorf("fates %d and %d, want remove and keep", p.sums[0].fate, p.sums[1].fate)

@@ -85,11 +85,27 @@ func (k *retained) reuse(h BlobHandle) {
 	if k == nil {
 		return
 	}
-	if l, ok := k.r.table.Find(h); ok {
+	l, ok := k.r.table.Find(h)
+	if doomed := k.doomed(); ok && contains(doomed, l.Pack) {
+		places := k.r.table.Lookup(h)
+		if i := slices.IndexFunc(places, func(l Location) bool { return !contains(doomed, l.Pack) }); i >= 0 {
+			l = places[i]
+		}
+	}
+	if ok {
 		k.mu.Lock()
 		k.touched[l.Pack] = struct{}{}
 		k.mu.Unlock()
 	}
+}
+
+// doomed returns the packs that a prune is going to remove, ordered: what rests
+// elsewhere too must be retained there.
+func (k *retained) doomed() []kassett.ID {
+	if packs := k.r.doomed.packs.Load(); packs != nil {
+		return *packs
+	}
+	return nil
 }
 
 // began returns the storage's time before the first pack of a writer is stored.
@@ -244,12 +260,23 @@ func (k *retained) walk(ctx context.Context, n Needs) ([]kassett.ID, error) {
 		return nil, fmt.Errorf("find the packs to retain: %w", err)
 	}
 	packs := make(map[kassett.ID]struct{})
-	var last BlobHandle
-	for l := range k.r.Blobs() { // the first place of each, as Find does
-		if l.BlobHandle != last && used.Has(l.BlobHandle) {
-			packs[l.Pack] = struct{}{}
+	doomed := k.doomed()
+	var last Location // of a blob for which there is no better place so far
+	done := BlobHandle{}
+	for l := range k.r.Blobs() {
+		if last.BlobHandle != l.BlobHandle && !last.Pack.IsZero() {
+			packs[last.Pack], last = struct{}{}, Location{}
 		}
-		last = l.BlobHandle
+		switch {
+		case l.BlobHandle == done || !used.Has(l.BlobHandle):
+		case contains(doomed, l.Pack):
+			last = l
+		default:
+			packs[l.Pack], done, last = struct{}{}, l.BlobHandle, Location{}
+		}
+	}
+	if !last.Pack.IsZero() {
+		packs[last.Pack] = struct{}{}
 	}
 	if err := cmp.Or(used.Err(), k.r.table.Err(), context.Cause(ctx)); err != nil {
 		return nil, fmt.Errorf("find the packs to retain: %w", err)

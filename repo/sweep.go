@@ -33,7 +33,7 @@ func (r *Repository) Mark(ctx context.Context, used *BlobSet, o PruneOptions) (*
 	if err != nil {
 		return nil, err
 	}
-	p, err := r.planPrune(ctx, used, o)
+	p, err := r.planPrune(ctx, used, packsOf(lists), o)
 	if err != nil {
 		return nil, err
 	}
@@ -48,10 +48,7 @@ func (r *Repository) Mark(ctx context.Context, used *BlobSet, o PruneOptions) (*
 	if _, err := r.readIndexes(ctx, m.notes, o.Progress); err != nil {
 		return nil, err
 	}
-	packs := p.doomed()
-	for _, l := range lists {
-		packs = slices.DeleteFunc(packs, func(id kassett.ID) bool { return contains(l.packs, id) })
-	}
+	packs := slices.DeleteFunc(p.doomed(), func(id kassett.ID) bool { return contains(p.marked, id) })
 	if len(packs) == 0 {
 		return m, nil
 	}
@@ -83,6 +80,7 @@ type SweepStats struct {
 	Lists  int // doomed lists that are done with
 	Packs  int // that were removed
 	Spared int // packs that are needed after all
+	Held   Held
 }
 
 // DoomedLists returns the doomed lists there are: what [Repository.Mark] has
@@ -109,21 +107,18 @@ func (m *Marking) Sweep(ctx context.Context, lock *Lock, used *BlobSet) (SweepSt
 	if err != nil {
 		return SweepStats{}, err
 	}
-	s := &sweep{r: m.r, lock: lock, used: used, notes: m.notes, progress: m.progress}
-	var names []string
-	for _, l := range lists {
-		if slices.Contains(lock.Lists(), l.id) {
-			s.doomed = append(s.doomed, l.packs...)
-			names = append(names, doomedName(l.id))
-		}
-	}
-	slices.SortFunc(s.doomed, kassett.ID.Compare)
-	s.doomed = slices.Compact(s.doomed)
+	lists = slices.DeleteFunc(lists, func(l doomedList) bool { return !slices.Contains(lock.Lists(), l.id) })
+	s := &sweep{r: m.r, lock: lock, doomed: packsOf(lists), used: used, notes: m.notes, progress: m.progress}
 	if err := s.run(ctx); err != nil {
 		return s.stats, err
 	}
-	s.stats.Lists = len(names)
-	return s.stats, m.r.removeDoomed(ctx, names...)
+	s.stats.Lists = len(lists)
+	for _, l := range lists {
+		if err := m.r.removeDoomed(ctx, doomedName(l.id)); err != nil {
+			return s.stats, err
+		}
+	}
+	return s.stats, nil
 }
 
 // ErrLostBlobs says that blobs which snapshots need are in no pack that the
@@ -151,8 +146,9 @@ type sweep struct {
 	notes    indexNotes
 	progress *kassett.Progress
 
-	indexed bitmap // by doomed: the index names it
-	spared  bitmap // by doomed: it stays
+	indexed bitmap                   // by doomed: the index names it
+	spared  bitmap                   // by doomed: it stays
+	blocked map[kassett.ID]time.Time // packs that retained index files name
 	stats   SweepStats
 }
 
@@ -166,7 +162,13 @@ func (s *sweep) run(ctx context.Context) error {
 	}
 	s.progress.Enter("write index")
 	s.progress.Expect(int64(len(files)), 0)
-	if err := s.r.rewriteIndex(ctx, files, s.goes, s.progress); err != nil {
+	rewrite := s.replaceRetained
+	if s.r.retained == nil {
+		rewrite = func(ctx context.Context, files []kassett.ID) error {
+			return s.r.rewriteIndex(ctx, files, s.goes, s.progress)
+		}
+	}
+	if err := rewrite(ctx, files); err != nil {
 		return err
 	}
 	if s.lock != nil {
@@ -187,8 +189,7 @@ func (s *sweep) goes(pack kassett.ID) bool {
 	return ok && !s.spared.has(i)
 }
 
-// spare finds the doomed packs that are needed: with a used blob that rests in
-// doomed packs only.
+// spare finds doomed packs that are needed, so that each used blob keeps a place.
 func (s *sweep) spare(ctx context.Context) error {
 	s.progress.Enter("look what is needed")
 	s.indexed, s.spared = newBitmap(len(s.doomed)), newBitmap(len(s.doomed))
@@ -198,17 +199,19 @@ func (s *sweep) spare(ctx context.Context) error {
 		found uint64
 		at    []uint32 // doomed packs that hold the last blob
 		safe  bool     // it rests in another one too
+		some  [][]uint32
 	)
 	judge := func() {
 		if n == 0 || !s.used.Has(last) {
 			return
 		}
 		found++
-		for _, i := range at {
-			if !safe && !s.spared.has(i) {
-				s.spared.set(i)
-				s.stats.Spared++
-			}
+		switch {
+		case safe:
+		case len(at) == 1:
+			s.spared.set(at[0])
+		default:
+			some = append(some, slices.Clone(at))
 		}
 	}
 	err := s.r.table.Each(func(l Location) bool {
@@ -229,6 +232,12 @@ func (s *sweep) spare(ctx context.Context) error {
 	if err := errors.Join(err, s.used.Err(), context.Cause(ctx)); err != nil {
 		return fmt.Errorf("look what is needed: %w", err)
 	}
+	for _, at := range some { // of several, one is enough
+		if !slices.ContainsFunc(at, s.spared.has) {
+			s.spared.set(at[0])
+		}
+	}
+	s.stats.Spared = s.spared.count()
 	return lostBlobs(s.used, found)
 }
 
@@ -312,6 +321,10 @@ func (s *sweep) remove(ctx context.Context) error {
 	s.progress.Enter("remove packs")
 	s.progress.Expect(int64(len(old)+len(stray)), 0)
 	for _, packs := range [][]kassett.ID{old, stray} {
+		packs, err := s.putOff(ctx, packs)
+		if err != nil {
+			return err
+		}
 		if err := s.r.deleteAll(ctx, kassett.PackFile, packs, s.progress); err != nil {
 			return err
 		}
