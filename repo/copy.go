@@ -258,7 +258,7 @@ func (c *copying) plan(id kassett.ID, blobs []Blob) copiedPack {
 			}
 		}
 		e.skipped += uint64(len(ours)) - count
-		whole := e.replica && wholeSize(blobs) > 0 && worthWhole(bytes, wholeSize(blobs)) && !e.knows(id, blobs)
+		whole := e.replica && wholeSize(blobs) > 0 && worthWhole(bytes, blobs) && !e.knows(id, blobs)
 		if whole {
 			p.whole = append(p.whole, e)
 		}
@@ -279,11 +279,14 @@ func (c *copying) plan(id kassett.ID, blobs []Blob) copiedPack {
 	return p
 }
 
-// worthWhole reports whether a pack of size bytes is moved as it is for the sake
+// worthWhole reports whether a pack of these blobs is moved as it is for the sake
 // of used bytes in it. What is not used is sent and kept in vain; on the other
 // hand nothing has to be opened, and both places have the same file: a third of
 // what is wanted is little for that, and more is left to prune.
-func worthWhole(used uint64, size int64) bool { return used*4 >= uint64(size)*3 }
+func worthWhole(used uint64, blobs []Blob) bool {
+	last := blobs[len(blobs)-1]
+	return used*4 >= (uint64(last.Offset)+uint64(last.Length))*3
+}
 
 // wholeSize returns the length, in bytes, of a pack of exactly these blobs, which
 // are sorted by offset, or 0 when there is no such pack or it is too long to be

@@ -311,7 +311,7 @@ func (w *copyWork) summaryOf(i int) error {
 	}
 	whole := ""
 	if s.Packs > 0 {
-		whole = fmt.Sprintf(", %s as they are", plural(s.Packs, "pack", "packs"))
+		whole = fmt.Sprintf(", %s moved whole", plural(s.Packs, "pack", "packs"))
 	}
 	return w.summary("%s%s %s, %s there already; %s in %s%s\n", name, plural(w.copied[i], "snapshot", "snapshots"), verb,
 		count(w.there[i]), bytesText(int64(s.Bytes)), plural(s.Blobs, "blob", "blobs"), whole) //nolint:gosec // a display
