@@ -105,14 +105,43 @@ type Decision struct {
 // Apply decides about the snapshots of one group, youngest first. A snapshot
 // that is dated after now falls into the hour, day ... of now, and is no start
 // for what is kept within a duration.
+//
+// Where the storage knows when it received the snapshots, the rules are asked a
+// second time, with [Snapshot.countedAt] in place of the snapshots' own word, and
+// what either answer keeps is kept. So snapshots with made-up times displace no
+// others; and where the receive times are the odd ones, as in a copy, what the
+// snapshots' own times ask for stays as well.
 func (p Policy) Apply(list []*Snapshot, now time.Time) []Decision {
+	decisions := p.apply(list, now, func(s *Snapshot) time.Time { return s.Time })
+	if !slices.ContainsFunc(list, func(s *Snapshot) bool { return !s.Received.IsZero() }) {
+		return decisions
+	}
+	kept := map[*Snapshot][]string{}
+	for _, d := range p.apply(list, now, func(s *Snapshot) time.Time { return s.countedAt().In(now.Location()) }) {
+		kept[d.Snapshot] = d.Reasons
+	}
+	for i := range decisions {
+		d := &decisions[i]
+		if d.Keep {
+			continue
+		}
+		for _, why := range kept[d.Snapshot] {
+			d.Keep, d.Reasons = true, append(d.Reasons, why+", by the time it was received")
+		}
+	}
+	return decisions
+}
+
+// apply is one pass of the rules, with the times that at gives.
+func (p Policy) apply(list []*Snapshot, now time.Time, at func(*Snapshot) time.Time) []Decision {
 	list = slices.Clone(list)
-	sortByTime(list)
-	slices.Reverse(list)
+	slices.SortFunc(list, func(a, b *Snapshot) int {
+		return cmp.Or(at(b).Compare(at(a)), b.ID.Compare(a.ID))
+	})
 	latest := time.Time{}
 	for _, s := range list {
-		if s.Time.After(latest) && s.Time.Before(now) {
-			latest = s.Time
+		if t := at(s); t.After(latest) && t.Before(now) {
+			latest = t
 		}
 	}
 	rules := p.buckets()
@@ -124,10 +153,10 @@ func (p Policy) Apply(list []*Snapshot, now time.Time) []Decision {
 				d.Reasons = append(d.Reasons, "has tags ["+strings.Join(l, ", ")+"]")
 			}
 		}
-		if p.Within != (repo.Age{}) && s.Time.After(before(latest, p.Within)) {
+		t := at(s)
+		if p.Within != (repo.Age{}) && t.After(before(latest, p.Within)) {
 			d.Reasons = append(d.Reasons, "within "+p.Within.String())
 		}
-		t := s.Time
 		if t.After(now) {
 			t = now.In(t.Location())
 		}

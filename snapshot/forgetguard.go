@@ -22,6 +22,7 @@ type Guard struct {
 	records []repo.Record
 	sources []Group
 	now     time.Time
+	byID    map[kassett.ID]*Snapshot // all of the repository, with their receive times
 }
 
 // bySource groups the snapshots of one source.
@@ -44,7 +45,11 @@ func LoadGuard(ctx context.Context, r *repo.Repository, now time.Time) (*Guard, 
 // NewGuard returns the guard for a repository with these records, as
 // [repo.Repository.Records] returns them, and snapshots.
 func NewGuard(records []repo.Record, all []*Snapshot, now time.Time) *Guard {
-	return &Guard{records: records, sources: Groups(all, bySource), now: now}
+	g := &Guard{records: records, sources: Groups(all, bySource), now: now, byID: make(map[kassett.ID]*Snapshot, len(all))}
+	for _, s := range all {
+		g.byID[s.ID] = s
+	}
+	return g
 }
 
 // good reports whether a snapshot holds all of its source, as far as its tags
@@ -74,8 +79,12 @@ func about(sub *repo.Subject, s *Snapshot) bool {
 func set(l []string) []string { return slices.Compact(slices.Sorted(slices.Values(l))) }
 
 // madeAt returns when a snapshot was made, at the earliest: a backup may be
-// dated back, but what it holds is no older than its end.
+// dated back, but what it holds is no older than its end. When the storage
+// received it is worth more than what its maker says.
 func madeAt(s *Snapshot) time.Time {
+	if !s.Received.IsZero() {
+		return s.Received
+	}
 	if s.Summary != nil && s.Summary.BackupEnd.After(s.Time) {
 		return s.Summary.BackupEnd
 	}
@@ -119,7 +128,7 @@ func (g *Guard) Removals(list []*Snapshot) map[kassett.ID]error {
 	refused := map[kassett.ID]error{}
 	going := map[kassett.ID]bool{}
 	for _, s := range list {
-		if err := g.held(s); err != nil {
+		if err := g.held(g.known(s)); err != nil {
 			refused[s.ID] = err
 		} else {
 			going[s.ID] = true
@@ -137,11 +146,23 @@ func (g *Guard) Removals(list []*Snapshot) map[kassett.ID]error {
 	return refused
 }
 
+// known returns s with its receive time, if the repository has it.
+func (g *Guard) known(s *Snapshot) *Snapshot {
+	if own := g.byID[s.ID]; own != nil {
+		return own
+	}
+	return s
+}
+
 // last returns the snapshot of a source that must stay although it is going, or
-// nil when enough stays, or the source is signed off.
+// nil when enough stays, or the source is signed off. A snapshot with an odd
+// time, which may be made up, is not enough where there is one without.
 func (g *Guard) last(list []*Snapshot, going map[kassett.ID]bool) *Snapshot {
-	counts := good
-	if !slices.ContainsFunc(list, good) {
+	counts := func(s *Snapshot) bool { return good(s) && !s.Odd() }
+	if !slices.ContainsFunc(list, counts) {
+		counts = good
+	}
+	if !slices.ContainsFunc(list, counts) {
 		counts = func(*Snapshot) bool { return true } // better than none
 	}
 	var youngest *Snapshot
@@ -150,7 +171,7 @@ func (g *Guard) last(list []*Snapshot, going map[kassett.ID]bool) *Snapshot {
 		case !counts(s):
 		case !going[s.ID]:
 			return nil
-		case !g.retired(s):
+		case !g.retired(s) && (youngest == nil || !s.countedAt().Before(youngest.countedAt())):
 			youngest = s
 		}
 	}
@@ -179,7 +200,7 @@ func (g *Guard) held(s *Snapshot) error {
 // retired reports whether the source was signed off after the snapshot.
 func (g *Guard) retired(s *Snapshot) bool {
 	return slices.ContainsFunc(g.records, func(rec repo.Record) bool {
-		return rec.Kind == repo.RetireRecord && s.Time.Before(rec.Created) && about(&rec.Subject, s)
+		return rec.Kind == repo.RetireRecord && s.countedAt().Before(rec.Created) && about(&rec.Subject, s)
 	})
 }
 
@@ -187,6 +208,11 @@ func (g *Guard) retired(s *Snapshot) bool {
 // same content: a record that keeps the old one would not keep the new one. It
 // is a [kassett.Held] error, or nil.
 func (g *Guard) Replacement(s, by *Snapshot) error {
+	if s = g.known(s); !s.Received.IsZero() && by.Received.IsZero() {
+		stored := *by // as it will be
+		stored.Received = g.now
+		by = &stored
+	}
 	for i := range g.records {
 		rec := &g.records[i]
 		if g.keeps(rec, s) != "" && g.keeps(rec, by) == "" {
@@ -219,6 +245,13 @@ type ForgetGroup struct {
 // ForgetPlan is what would be kept and removed.
 type ForgetPlan struct {
 	Groups []ForgetGroup
+	PutOff []PutOff // set by Remove
+}
+
+// PutOff is a snapshot that the storage retains until a time.
+type PutOff struct {
+	Snapshot *Snapshot
+	Until    time.Time
 }
 
 // PlanForget decides what to forget, under the floors and holds of the
@@ -330,8 +363,9 @@ func (p *ForgetPlan) Removals() []*Snapshot {
 }
 
 // Remove deletes the snapshots that the plan does not keep and returns their
-// IDs. It goes on after one that cannot be deleted. The caller holds an
-// exclusive lock since before the plan was made.
+// IDs. It goes on after one that cannot be deleted; those that the storage
+// retains are no error, but put off. The caller holds an exclusive lock since
+// before the plan was made.
 func (p *ForgetPlan) Remove(ctx context.Context, r *repo.Repository, pr *kassett.Progress) ([]kassett.ID, error) {
 	list := p.Removals()
 	pr.Enter("remove snapshots")
@@ -342,7 +376,12 @@ func (p *ForgetPlan) Remove(ctx context.Context, r *repo.Repository, pr *kassett
 		if ctx.Err() != nil {
 			return removed, context.Cause(ctx)
 		}
-		if err := r.Delete(ctx, kassett.SnapshotFile, s.ID); err != nil {
+		err := r.Delete(ctx, kassett.SnapshotFile, s.ID)
+		if held, ok := errors.AsType[*kassett.HeldError](err); ok {
+			p.PutOff = append(p.PutOff, PutOff{s, held.Until})
+			continue
+		}
+		if err != nil {
 			bad = append(bad, fmt.Errorf("remove snapshot %s: %w", s.ID.Short(), err))
 			continue
 		}

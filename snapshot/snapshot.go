@@ -36,6 +36,9 @@ const (
 // restic's order of fields.
 type Snapshot struct {
 	ID kassett.ID `json:"-"` // of the stored file; zero before Save
+	// Received is when the storage took the file in, by its own clock; zero
+	// where it does not know, and for a snapshot that did not come from [List].
+	Received time.Time `json:"-"`
 
 	Time           time.Time   `json:"time"`
 	Parent         *kassett.ID `json:"parent,omitempty"`
@@ -187,23 +190,23 @@ func (s *Snapshot) hasTags(l TagList) bool {
 // for each; what is returned beside such an error is all the others. Only when
 // the listing itself failed is the result nil.
 func List(ctx context.Context, r *repo.Repository, f Filter) ([]*Snapshot, error) {
-	var ids []kassett.ID
+	var files []kassett.Info
 	for info, err := range r.List(ctx, kassett.SnapshotFile) {
 		if err != nil {
 			return nil, fmt.Errorf("list snapshots: %w", err)
 		}
-		ids = append(ids, info.ID)
+		files = append(files, info)
 	}
 	var (
 		mu   sync.Mutex
 		bad  []error
-		list = make([]*Snapshot, 0, len(ids))
+		list = make([]*Snapshot, 0, len(files))
 		g    errgroup.Group
 	)
 	g.SetLimit(max(2, r.Connections()))
-	for _, id := range ids {
+	for _, file := range files {
 		g.Go(func() error {
-			s, err := Load(ctx, r, id)
+			s, err := Load(ctx, r, file.ID)
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
@@ -212,6 +215,7 @@ func List(ctx context.Context, r *repo.Repository, f Filter) ([]*Snapshot, error
 			case err != nil:
 				bad = append(bad, err)
 			case f.Match(s):
+				s.Received = file.Received
 				list = append(list, s)
 			}
 			return nil
