@@ -47,6 +47,9 @@ nightly: ## the slow set: kill -9 of the real binary 200 times, fuzzing, race
 	KASSETT_NIGHTLY=1 go test -count=1 -timeout 60m -run Nightly ./...
 	$(MAKE) fuzz race
 
+soak: deps ## random faults on each storage while backup, prune, copy and check run (T=10m, SEED= repeats, ONLY=s3)
+	KASSETT_SOAK=$${T:-10m} KASSETT_SOAK_SEED=$(SEED) KASSETT_SOAK_ONLY=$(ONLY) go test -count=1 -timeout 6h -parallel 8 -v -run 'TestSoak$$' ./cmd/kassett
+
 bench: build ## compare with restic and borg, side by side; tables in bench/out
 	go run ./bench $(ARGS)
 
@@ -56,4 +59,4 @@ cross: ## build for every system we promise
 
 check: lint test race cross vuln ## everything a release must pass
 
-.PHONY: help run build deps test test-windows race lint fmt vuln fuzz nightly bench cross check
+.PHONY: help run build deps test test-windows race lint fmt vuln fuzz nightly soak bench cross check

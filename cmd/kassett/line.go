@@ -72,6 +72,19 @@ func (a *app) wrapped(ctx context.Context, kind, where string, open func() (kass
 	return storage.Retry(st, retries), nil
 }
 
+// farConnections returns how many calls a storage across a network gets at
+// once: the engine then also sends that many packs at once, which takes memory
+// and hides the time that each waits for an answer. 0 for a storage that is
+// near, for which the engine decides.
+func (a *app) farConnections(where string, st kassett.Storage) int {
+	kind, _ := splitPlace(where)
+	p, ok := kassett.As[kassett.Parallel](st)
+	if _, said := a.flags.options[kind+".connections"]; !ok || kind == "local" && !said {
+		return 0
+	}
+	return p.Connections()
+}
+
 // How often a storage that cannot be reached is spoken of: not at a first short
 // pause, then each minute, and after a while less often, so that a night fills
 // no screen.

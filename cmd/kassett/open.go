@@ -123,6 +123,7 @@ func (a *app) open(ctx context.Context, p place) (*repo.Repository, error) {
 	if err != nil {
 		return nil, err
 	}
+	o.Connections = a.farConnections(where, st)
 	r, err := repo.Open(ctx, st, pw, o)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", withoutSecret(where), err), closeStorage(st))

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"os"
 	"path"
 	"strings"
 	"sync"
@@ -83,16 +84,21 @@ type stream struct {
 	left int64           // bytes that are not asked for yet
 
 	ahead []chan part // asked for, in order
-	now   []byte      // what is read and not yet given
-	err   error       // what follows it
+	now   part        // what is being given
+	given int         // bytes of it
 	all   sync.WaitGroup
 	once  sync.Once
 }
 
+// part is what one fetch read, and the error that follows it.
 type part struct {
-	b   []byte
+	buf *[partSize]byte
+	n   int
 	err error
 }
+
+// partBuffers holds what parts are read into.
+var partBuffers = sync.Pool{New: func() any { return new([partSize]byte) }}
 
 // Read implements [io.Reader].
 func (r *stream) Read(p []byte) (int, error) {
@@ -102,22 +108,27 @@ func (r *stream) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	for len(r.now) == 0 {
-		if r.err != nil {
-			return 0, r.err
+	for r.given == r.now.n {
+		if r.now.err != nil {
+			return 0, r.now.err
 		}
+		r.recycle(r.now)
 		r.ask()
-		if len(r.ahead) == 0 {
-			r.err = io.EOF
-			continue
+		if r.given, r.now = 0, (part{err: io.EOF}); len(r.ahead) > 0 {
+			r.now = <-r.ahead[0]
+			r.ahead = r.ahead[1:]
 		}
-		got := <-r.ahead[0]
-		r.ahead = r.ahead[1:]
-		r.now, r.err = got.b, got.err
 	}
-	n := copy(p, r.now)
-	r.now = r.now[n:]
+	n := copy(p, r.now.buf[r.given:r.now.n])
+	r.given += n
 	return n, nil
+}
+
+// recycle gives the memory of a part back.
+func (r *stream) recycle(p part) {
+	if p.buf != nil {
+		partBuffers.Put(p.buf)
+	}
 }
 
 // ask sends for as much as may be on the way.
@@ -133,30 +144,35 @@ func (r *stream) ask() {
 
 // fetch reads one part.
 func (r *stream) fetch(off, size int64) part {
-	b := make([]byte, size)
+	buf, _ := partBuffers.Get().(*[partSize]byte) // always one
 	n := 0
 	err := r.c.do(r.ctx, func() (err error) {
-		n, err = r.f.ReadAt(b, off)
+		n, err = r.f.ReadAt(buf[:size], off)
 		return err
 	})
 	switch {
 	case err == nil:
-	case errors.Is(err, io.EOF) && n < len(b):
+	case errors.Is(err, io.EOF) && n < int(size):
 		err = io.ErrUnexpectedEOF
 	case errors.Is(err, io.EOF):
 		err = nil
 	default:
 		err = fault("read file", r.what, err)
 	}
-	return part{b[:n], err}
+	return part{buf, n, err}
 }
 
 // Close implements [io.Closer]. What is still on the way is waited for in the
 // background, at the longest until the storage is closed.
 func (r *stream) Close() error {
 	r.once.Do(func() {
-		r.left = 0
+		last, ahead := r.now, r.ahead
+		r.left, r.given, r.now, r.ahead = 0, 0, part{err: os.ErrClosed}, nil
 		r.s.closing.Go(func() {
+			r.recycle(last)
+			for _, got := range ahead {
+				r.recycle(<-got)
+			}
 			r.all.Wait()
 			_ = r.c.do(context.WithoutCancel(r.ctx), r.f.Close) // it was only read
 			r.s.pool.give(r.c)
