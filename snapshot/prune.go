@@ -202,6 +202,7 @@ func (p *prune) sweep(ctx context.Context, l *repo.Lock) error {
 	p.done.Swept.Lists += stats.Lists
 	p.done.Swept.Packs += stats.Packs
 	p.done.Swept.Spared += stats.Spared
+	p.done.Swept.Held.Add(stats.Held)
 	if err != nil {
 		return fmt.Errorf("sweep: %w", err)
 	}

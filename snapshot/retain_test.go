@@ -2,6 +2,7 @@ package snapshot_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -93,9 +94,21 @@ func (p *lockedPlace) promised(r *repo.Repository, sn *snapshot.Snapshot) {
 	}
 	used, err := snapshot.Used(p.t.Context(), r, []kassett.ID{sn.Tree}, nil)
 	must(p.t, err)
+	indexed := map[kassett.ID]bool{} // packs in index files that are retained
+	for _, h := range p.st.Handles(kassett.IndexFile) {
+		if retained(kassett.StoredName{Handle: h}) {
+			plain, err := r.LoadUnpacked(p.t.Context(), kassett.IndexFile, h.ID)
+			must(p.t, err)
+			var index struct{ Packs []struct{ ID kassett.ID } }
+			must(p.t, json.Unmarshal(plain, &index))
+			for _, pack := range index.Packs {
+				indexed[pack.ID] = true
+			}
+		}
+	}
 	safe := r.NewBlobSet()
 	for l := range r.Blobs() {
-		if used.Has(l.BlobHandle) && retained(kassett.StoredName{Handle: kassett.Handle{Kind: kassett.PackFile, ID: l.Pack}}) {
+		if indexed[l.Pack] && used.Has(l.BlobHandle) && retained(kassett.StoredName{Handle: kassett.Handle{Kind: kassett.PackFile, ID: l.Pack}}) {
 			safe.Add(l.BlobHandle)
 		}
 	}
@@ -103,7 +116,6 @@ func (p *lockedPlace) promised(r *repo.Repository, sn *snapshot.Snapshot) {
 		p.t.Errorf("%s: of %d blobs %d are retained until %s", p.clock(), used.Len(), safe.Len(), least)
 	}
 	files := []kassett.Handle{{Kind: kassett.SnapshotFile, ID: sn.ID}, {Kind: kassett.ConfigFile}}
-	files = append(files, p.st.Handles(kassett.IndexFile)...)
 	files = append(files, p.st.Handles(kassett.KeyFile)...)
 	for _, h := range files {
 		if !retained(kassett.StoredName{Handle: h}) {

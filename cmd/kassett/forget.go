@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -196,9 +197,27 @@ func (a *app) forget(ctx context.Context, r *repo.Repository, o snapshot.ForgetO
 	gone, err := plan.Remove(ctx, r, p)
 	stop()
 	if !a.flags.json {
-		err = errors.Join(a.summary("%s removed\n", plural(len(gone), "snapshot", "snapshots")), err)
+		err = errors.Join(a.summary("%s removed\n", plural(len(gone), "snapshot", "snapshots")), a.putOffSummary(plan.PutOff), err)
 	}
 	return len(gone), err
+}
+
+// putOffSummary tells of snapshots that the storage does not let go of yet.
+func (a *app) putOffSummary(list []snapshot.PutOff) error {
+	if len(list) == 0 {
+		return nil
+	}
+	var until time.Time
+	for _, p := range list {
+		if p.Until.After(until) {
+			until = p.Until
+		}
+		if !a.flags.quiet {
+			a.ui.say("snapshot %s stays until %s: object lock", p.Snapshot.ID.Short(), stamp(p.Until))
+		}
+	}
+	return a.summary("%s at the latest until %s: object lock; the next kassett forget removes what it may\n",
+		plural(len(list), "snapshot stays", "snapshots stay"), stamp(until))
 }
 
 // tellPlan prints a plan and returns how many snapshots it removes.

@@ -22,6 +22,7 @@ import (
 // programs that use it.
 type bucket struct {
 	t      *testing.T
+	server *s3test.Server
 	name   string
 	place  string // "s3:…"
 	client *minio.Client
@@ -33,7 +34,7 @@ func newBucket(t *testing.T) *bucket {
 	t.Helper()
 	server := s3test.Start(t)
 	b := &bucket{
-		t: t, name: server.Bucket(t, true), client: server.Client(t, server.Root),
+		t: t, server: server, name: server.Bucket(t, true), client: server.Client(t, server.Root),
 		lock: []string{"-o", "s3.object-lock=compliance", "-o", "s3.retain=30d"},
 	}
 	b.place = "s3:" + server.URL + "/" + b.name + "/clinic"
@@ -155,6 +156,110 @@ func store(t *testing.T, path string, content []byte) {
 	if err := os.WriteFile(path, content, 0o600); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// handbookPolicy returns the rights that the handbook's page on storages gives
+// the key of a machine that backs up.
+func handbookPolicy(t *testing.T, bucket, user string) string {
+	t.Helper()
+	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "handbook", "storages.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(page), "policy.json:")
+	_, rest, _ = strings.Cut(rest, "```json\n")
+	policy, _, ok := strings.Cut(rest, "```")
+	if !ok {
+		t.Fatal("the page has no policy.json")
+	}
+	return strings.NewReplacer("BUCKET", bucket, "FOLDER", "clinic", "arn:aws:iam::ACCOUNT:user/ward3", user).Replace(policy)
+}
+
+// A machine with the rights that the handbook gives it backs up, extends locks,
+// and cleans up its own locks; its key destroys nothing.
+func TestHandbookRights(t *testing.T) {
+	t.Parallel()
+	b := newBucket(t)
+	b.run("kassett", "init")
+	user := b.server.User(t)
+	if err := b.client.SetBucketPolicy(t.Context(), b.name, handbookPolicy(t, b.name, user.Access)); err != nil {
+		t.Fatal(err)
+	}
+	b.env = append(b.env, "AWS_ACCESS_KEY_ID="+user.Access, "AWS_SECRET_ACCESS_KEY="+user.Secret)
+	data := filepath.Join(t.TempDir(), "data")
+	store(t, filepath.Join(data, "journal"), storagetest.Random(1, 300_000))
+	b.run("kassett", "backup", data)
+	// A longer promise: every lock has to be extended.
+	b.lock = []string{"-o", "s3.object-lock=compliance", "-o", "s3.retain=90d"}
+	b.run("kassett", "backup", data)
+	for _, o := range b.objects() {
+		if strings.HasPrefix(o.Key, "clinic/snapshots/") || strings.HasPrefix(o.Key, "clinic/locks/") || o.IsDeleteMarker {
+			continue
+		}
+		in, err := b.client.StatObject(t.Context(), b.name, o.Key, minio.StatObjectOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		until, err := time.Parse(time.RFC3339, in.Metadata.Get("X-Amz-Object-Lock-Retain-Until-Date"))
+		if err != nil || time.Until(until) < 90*24*time.Hour {
+			t.Errorf("%s is locked until %v, %v; want 90 days and more", o.Key, until, err)
+		}
+	}
+	for o := range b.client.ListObjectsIter(t.Context(), b.name, minio.ListObjectsOptions{Prefix: "clinic/locks/", Recursive: true}) {
+		t.Errorf("a lock is left: %s, %v", o.Key, o.Err)
+	}
+	thief := b.server.Client(t, user)
+	for _, o := range b.objects() {
+		if strings.HasPrefix(o.Key, "clinic/locks/") {
+			continue
+		}
+		if err := thief.RemoveObject(t.Context(), b.name, o.Key, minio.RemoveObjectOptions{VersionID: o.VersionID}); err == nil {
+			t.Errorf("the key has deleted a version of %s", o.Key)
+		}
+		if err := thief.RemoveObject(t.Context(), b.name, o.Key, minio.RemoveObjectOptions{}); err == nil {
+			t.Errorf("the key has hidden %s", o.Key)
+		}
+	}
+	b.restic("check", "--read-data")
+}
+
+// What is locked is not removed, and not an error: forget and prune say until
+// when it stays, and stock restic finds the repository sound.
+func TestPruneOfLocked(t *testing.T) {
+	t.Parallel()
+	b := newBucket(t)
+	data := filepath.Join(t.TempDir(), "data")
+	b.run("kassett", "init")
+	for i := range 4 {
+		store(t, filepath.Join(data, "journal"), storagetest.Random(uint64(i), 300_000))
+		b.run("kassett", "backup", data)
+	}
+	before := len(b.objects())
+	out := b.run("kassett", "forget", "--keep-last", "2", "--prune")
+	if !strings.Contains(out, "0 snapshots removed") || !strings.Contains(out, "2 snapshots stay at the latest until") {
+		t.Errorf("forget says:\n%s", out)
+	}
+	if n := len(b.objects()); n != before {
+		t.Errorf("the bucket has %d versions, %d before", n, before)
+	}
+	b.restic("check", "--read-data")
+
+	// Stock restic only puts a mark over what it forgets. What nobody needs then
+	// is taken out of the index, and stays in the bucket.
+	b.restic("forget", "latest")
+	for range 2 {
+		out = b.run("kassett", "prune")
+		if !strings.Contains(out, "of these packs stay, the last until") {
+			t.Errorf("prune says:\n%s", out)
+		}
+		b.restic("check", "--read-data")
+		b.run("kassett", "check", "--read-data")
+	}
+	id := strings.Fields(b.run("kassett", "list", "snapshots"))[0]
+	if out, err := b.try("kassett", "tag", "--add", "quarter", id); err == nil || !strings.Contains(out, "object lock keeps it until") {
+		t.Errorf("tag of a locked snapshot: %v\n%s", err, out)
+	}
+	b.restic("check")
 }
 
 func TestRepairVersions(t *testing.T) {

@@ -152,7 +152,17 @@ func (a *app) pruneSummary(done *snapshot.Pruned, o snapshot.PruneOptions) error
 			plural(s.Packs.Repack, "pack", "packs"), size(s.Bytes.Repack), rewritten),
 		a.summary("left    %s, of which nobody needs %s\n", size(s.Bytes.Remaining), size(s.Bytes.RemainingUnused)),
 		a.sparedSummary(done.Swept.Spared),
+		a.heldSummary(cmp.Or(done.Swept.Held, s.Held)),
 	)
+}
+
+// heldSummary tells of packs that the storage does not let go of yet.
+func (a *app) heldSummary(h repo.Held) error {
+	if h.Packs == 0 {
+		return nil
+	}
+	return a.summary("%s, the last until %s: object lock; a later kassett prune removes them\n",
+		plural(h.Packs, "of these packs stays", "of these packs stay"), stamp(h.Until))
 }
 
 // sparedSummary tells of packs that a backup came to need meanwhile.

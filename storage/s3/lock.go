@@ -347,6 +347,9 @@ func (s *Storage) deleteLocked(ctx context.Context, n kassett.StoredName) error 
 	var all []minio.ObjectInfo
 	there := -1
 	for v := range s.versionsOf(ctx, key) {
+		if v.Err != nil && !retains(n) && ctx.Err() == nil { // it may not be for this key to know
+			return s.core.RemoveObject(ctx, s.o.Bucket, key, minio.RemoveObjectOptions{})
+		}
 		if v.Err != nil {
 			return v.Err
 		}
