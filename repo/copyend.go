@@ -108,9 +108,12 @@ func (e *copyEnd) count(blobs, bytes uint64, whole bool) {
 }
 
 // knows reports whether the target's index names a pack of this name, though
-// blobs of it are missing: they are about to be removed there, or half an index
-// is lost. The name is not free then.
+// blobs of it are missing, or a prune is about to remove one: half an index is
+// lost, or nothing may depend on that pack any more. The name is not free then.
 func (e *copyEnd) knows(pack kassett.ID, blobs []Blob) bool {
+	if e.Repo.Doomed(pack) {
+		return true
+	}
 	for _, b := range blobs {
 		for _, l := range e.Repo.Lookup(b.BlobHandle) {
 			if l.Pack == pack {

@@ -401,7 +401,7 @@ func (w *Writer) put(p *openPack) (kassett.ID, error) {
 	w.r.retained.stored(h.ID, began)
 	w.progress.Stored(size)
 	if w.verify {
-		return h.ID, w.r.verifyStored(w.ctx, h, size)
+		return h.ID, w.readBack(h, size)
 	}
 	return h.ID, nil
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // errPackTaken says that a whole pack cannot be put in its place.
-var errPackTaken = errors.New("the storage has other bytes under the name of this pack")
+var errPackTaken = errors.New("the storage has something else under the name of this pack, its blobs go into a new one")
 
 // savePack stores a pack that is sealed with this repository's master key as it
 // is, and notes all its blobs for the index. The caller has compared the bytes
@@ -39,16 +39,18 @@ func (w *Writer) savePack(p indexedPack, whole []byte) (sent bool, err error) {
 	if err != nil && !there {
 		return false, w.fail(err)
 	}
-	if there || w.verify {
-		err := w.r.verifyStored(w.ctx, h, int64(len(whole)))
-		switch {
-		case err == nil:
-		case there && kassett.KindOf(err) == kassett.Corrupt:
+	switch {
+	case there:
+		err = w.r.verifyStored(w.ctx, h, int64(len(whole)))
+		if k := kassett.KindOf(err); k == kassett.Corrupt || k == kassett.Denied {
 			w.r.warn(fmt.Errorf("%w: %w", errPackTaken, err))
 			return false, errPackTaken
-		default:
-			return false, w.fail(err)
 		}
+	case w.verify:
+		err = w.readBack(h, int64(len(whole)))
+	}
+	if err != nil {
+		return false, w.fail(err)
 	}
 	if sent {
 		w.progress.Stored(int64(len(whole)))
@@ -63,6 +65,22 @@ func (w *Writer) savePack(p indexedPack, whole []byte) (sent bool, err error) {
 		return false, w.fail(err)
 	}
 	return sent, nil
+}
+
+// readBack is verifyStored for what was just written. Storage that does not give
+// it back now, such as one that must be thawed first, is named once, and trusted.
+func (w *Writer) readBack(h kassett.Handle, size int64) error {
+	err := w.r.verifyStored(w.ctx, h, size)
+	if kassett.KindOf(err) == kassett.Denied {
+		w.unread.Do(func() {
+			w.r.warn(&kassett.Error{
+				Op: "read back", What: h.String(), Kind: kassett.Denied, Err: err,
+				Hint: "what was written is trusted until the next check --read-data",
+			})
+		})
+		return nil
+	}
+	return err
 }
 
 // verifyStored reads a file of size bytes back from the storage and compares its

@@ -52,6 +52,7 @@ type Writer struct {
 	r        *Repository
 	progress *kassett.Progress
 	verify   bool
+	unread   sync.Once       // names that what was written cannot be read back
 	ctx      context.Context //nolint:containedctx // of the senders; ends with the caller's, or at the first error
 	cancel   context.CancelCauseFunc
 

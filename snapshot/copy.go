@@ -177,19 +177,19 @@ func (c *copying) save(ctx context.Context, target int, list []*Snapshot) error 
 	if err != nil {
 		return err
 	}
-	for _, s := range list {
-		if !slices.Contains(c.missing[target], s) {
-			continue
+	todo := slices.DeleteFunc(slices.Clone(list), func(s *Snapshot) bool { return !slices.Contains(c.missing[target], s) })
+	if !c.o.DryRun {
+		if err := retain(ctx, to, treesOf(todo)); err != nil {
+			return err
 		}
+	}
+	for _, s := range todo {
 		if c.o.DryRun {
 			c.done(target, s, nil, false)
 			continue
 		}
 		next := s
 		if replica {
-			if err = retain(ctx, to, treesOf([]*Snapshot{s})); err != nil {
-				return err
-			}
 			err = to.CopySnapshot(ctx, c.src, s.ID, c.o.Verify)
 		} else {
 			next = s.successor()
