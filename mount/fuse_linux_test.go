@@ -2,6 +2,7 @@ package mount_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -652,6 +653,100 @@ func TestOwners(t *testing.T) {
 				t.Errorf("owner-root %v: %q is of user %d, want %d", root, name, st.Uid, want)
 			}
 		}
+	}
+	w.quiet(t)
+}
+
+// slowStorage holds every read of a pack until several are under way, or for a
+// while.
+type slowStorage struct {
+	kassett.Storage
+	mu        sync.Mutex
+	now, most int
+	enough    chan struct{}
+}
+
+const several = 3
+
+func (s *slowStorage) Get(ctx context.Context, h kassett.Handle, off, n int64) (io.ReadCloser, error) {
+	if h.Kind == kassett.PackFile {
+		s.mu.Lock()
+		s.now++
+		if s.most = max(s.most, s.now); s.now == several && s.enough != nil {
+			close(s.enough)
+			s.enough = nil
+		}
+		enough := s.enough
+		s.mu.Unlock()
+		if enough != nil {
+			select {
+			case <-enough:
+			case <-time.After(time.Second):
+			}
+		}
+		defer func() {
+			s.mu.Lock()
+			s.now--
+			s.mu.Unlock()
+		}()
+	}
+	return s.Storage.Get(ctx, h, off, n)
+}
+
+// TestReadsAhead: a file read in order has several requests under way, and what is
+// under way when it is closed is given up.
+func TestReadsAhead(t *testing.T) {
+	t.Parallel()
+	slow := &slowStorage{}
+	r, _ := newRepo(t, func(st kassett.Storage) kassett.Storage {
+		slow.Storage = st
+		return slow
+	})
+	var parts [][]byte
+	for i := range 24 {
+		parts = append(parts, noise(uint64(i), 1<<20))
+	}
+	handmade(t, r, blob{node: entry("image", kassett.File), data: parts})
+	var w told
+	at, _ := mounted(t, view(t, r, &w, mount.Options{}), mount.FUSEOptions{})
+	in := filepath.Join(at, "snapshots", "latest")
+	if _, err := os.ReadDir(in); err != nil {
+		t.Fatal(err)
+	}
+	slow.mu.Lock()
+	slow.enough, slow.most = make(chan struct{}), 0
+	slow.mu.Unlock()
+	got, err := os.ReadFile(filepath.Join(in, "image"))
+	if err != nil || !bytes.Equal(got, bytes.Join(parts, nil)) {
+		t.Fatalf("read %d bytes, %v", len(got), err)
+	}
+	slow.mu.Lock()
+	defer slow.mu.Unlock()
+	if slow.most < several {
+		t.Errorf("%d requests under way at the most, want %d", slow.most, several)
+	}
+	w.quiet(t)
+}
+
+// TestLockLost: when the lock is lost nothing is shown any more, for it may be
+// removed at any time.
+func TestLockLost(t *testing.T) {
+	t.Parallel()
+	r, _ := newRepo(t, nil)
+	handmade(t, r, blob{node: entry("file", kassett.File), data: [][]byte{[]byte("x")}})
+	var w told
+	ctx, lose := context.WithCancelCause(t.Context())
+	v, err := mount.NewView(ctx, r, w.options(mount.Options{}))
+	must(t, err)
+	t.Cleanup(v.Close)
+	at, _ := mounted(t, v, mount.FUSEOptions{})
+	file := filepath.Join(at, "snapshots", "latest", "file")
+	if _, err := os.Stat(file); err != nil {
+		t.Fatal(err)
+	}
+	lose(&kassett.Error{Op: "hold lock", Kind: kassett.Locked})
+	if _, err := os.ReadFile(file); !errors.Is(err, syscall.EIO) {
+		t.Errorf("reading without the lock: %v, want %v", err, syscall.EIO)
 	}
 	w.quiet(t)
 }
