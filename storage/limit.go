@@ -23,9 +23,9 @@ func Limit(inner kassett.Storage, r Rates) kassett.Storage {
 	}
 	up, down := newPace(r.Upload), newPace(r.Download)
 	return &streams{
-		inner: inner,
-		body:  func(ctx context.Context, rc io.ReadCloser) io.ReadCloser { return paced(ctx, rc, up) },
-		get:   func(ctx context.Context, rc io.ReadCloser) io.ReadCloser { return paced(ctx, rc, down) },
+		inner: inner, pace: up,
+		body: func(ctx context.Context, rc io.ReadCloser) io.ReadCloser { return paced(ctx, rc, up) },
+		get:  func(ctx context.Context, rc io.ReadCloser) io.ReadCloser { return paced(ctx, rc, down) },
 	}
 }
 

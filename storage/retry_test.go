@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"iter"
+	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ import (
 
 	"kassett"
 	"kassett/storage"
+	"kassett/storage/local"
 	"kassett/storage/storagetest"
 )
 
@@ -38,7 +40,16 @@ func TestWrappersKeepThePromises(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			storagetest.Run(t, func(*testing.T) kassett.Storage { return wrap(storagetest.NewMemory()) })
+			storagetest.Run(t, func(t *testing.T) kassett.Storage {
+				if name != "all" {
+					return wrap(storagetest.NewMemory())
+				}
+				folder, err := local.Create(filepath.Join(t.TempDir(), "repo"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				return wrap(folder)
+			})
 		})
 	}
 }

@@ -2,9 +2,12 @@ package storage
 
 import (
 	"context"
+	"errors"
 	"io"
 	"iter"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"kassett"
 )
@@ -18,6 +21,8 @@ type streams struct {
 	// enter waits for the right to call inner, and returns what gives it back;
 	// nil lets every call pass.
 	enter func(ctx context.Context) (leave func(), err error)
+	// pace holds what is written in pieces to a rate; nil does not.
+	pace *rate.Limiter
 	// aside runs do, in which inner does not work, within a call; nil runs it.
 	aside func(do func())
 }
@@ -26,6 +31,7 @@ var (
 	_ kassett.Wrapper = (*streams)(nil)
 	_ kassett.Beside  = (*streams)(nil)
 	_ kassett.Sweeper = (*streams)(nil)
+	_ kassett.Stager  = (*streams)(nil)
 )
 
 // Unwrap implements [kassett.Wrapper].
@@ -147,4 +153,51 @@ func (s *streams) Sweep(ctx context.Context, before time.Time) (int, error) {
 		return sw.Sweep(ctx, before)
 	}
 	return 0, nil
+}
+
+// Stage implements [kassett.Stager]. What is written passes in pieces, each of
+// which is a call.
+func (s *streams) Stage(ctx context.Context, k kassett.FileKind) (kassett.Staged, error) {
+	st, ok := kassett.As[kassett.Stager](s.inner)
+	if !ok {
+		return nil, &kassett.Error{Op: "use storage", Kind: kassett.Invalid, Err: errors.New("it takes no file in pieces")}
+	}
+	var f kassett.Staged
+	err := s.call(ctx, func() (err error) {
+		f, err = st.Stage(ctx, k)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &stagedStream{Staged: f, s: s, ctx: ctx}, nil
+}
+
+type stagedStream struct {
+	kassett.Staged
+	s   *streams
+	ctx context.Context //nolint:containedctx // of the Stage, whose file this is
+}
+
+// Write implements [io.Writer].
+func (f *stagedStream) Write(p []byte) (n int, err error) {
+	if f.s.pace != nil {
+		for rest := p; len(rest) > 0; {
+			piece := rest[:min(len(rest), f.s.pace.Burst())]
+			rest = rest[len(piece):]
+			if late := f.s.pace.WaitN(f.ctx, len(piece)); late != nil && f.ctx.Err() != nil {
+				return 0, f.ctx.Err()
+			}
+		}
+	}
+	err = f.s.call(f.ctx, func() (err error) {
+		n, err = f.Staged.Write(p)
+		return err
+	})
+	return n, err
+}
+
+// Commit implements [kassett.Staged].
+func (f *stagedStream) Commit(ctx context.Context, h kassett.Handle) error {
+	return f.s.call(ctx, func() error { return f.Staged.Commit(ctx, h) })
 }

@@ -12,6 +12,7 @@ import (
 
 	"kassett"
 	"kassett/storage"
+	"kassett/storage/local"
 	"kassett/storage/storagetest"
 )
 
@@ -52,6 +53,34 @@ func TestLimitIsSmooth(t *testing.T) {
 	defer rc.Close()
 	if n, err := rc.Read(make([]byte, 50_000)); err != nil || n > 10_000 {
 		t.Errorf("one read gives %d bytes, %v; want a tenth of a second's worth", n, err)
+	}
+}
+
+// TestLimitInPieces checks that a file that is stored in pieces is held to the
+// limit too.
+func TestLimitInPieces(t *testing.T) {
+	t.Parallel()
+	inner, err := local.Create(filepath.Join(t.TempDir(), "repo"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, ok := kassett.As[kassett.Stager](storage.Bound(storage.Limit(inner, storage.Rates{Upload: 400_000}), 1))
+	if !ok {
+		t.Fatal("the ability is lost")
+	}
+	f, err := st.Stage(t.Context(), kassett.PackFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	begun := time.Now()
+	if _, err := f.Write(storagetest.Random(1, 300_000)); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(begun); took < 500*time.Millisecond {
+		t.Errorf("took %s: faster than the limit", took)
+	}
+	if err := f.Abort(); err != nil {
+		t.Error(err)
 	}
 }
 

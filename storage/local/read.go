@@ -147,15 +147,16 @@ func (s *Storage) files(ctx context.Context, k kassett.FileKind) iter.Seq2[found
 				yield(found{}, err)
 				return
 			}
-			infos, err := readFolder(dir)
-			if errors.Is(err, fs.ErrNotExist) {
-				err = s.checkThere()
-			}
-			if err != nil {
-				yield(found{}, err)
-				return
-			}
-			for _, fi := range infos {
+			for fi, err := range readFolder(dir) {
+				if errors.Is(err, fs.ErrNotExist) {
+					if err = s.checkThere(); err == nil {
+						break
+					}
+				}
+				if err != nil {
+					yield(found{}, err)
+					return
+				}
 				if !yield(found{fi, filepath.Base(dir)}, nil) {
 					return
 				}
@@ -164,35 +165,55 @@ func (s *Storage) files(ctx context.Context, k kassett.FileKind) iter.Seq2[found
 	}
 }
 
-// readFolder returns the regular files of a folder, and what symbolic links to
-// files point to. Files that go away meanwhile are left out.
-func readFolder(dir string) ([]fs.FileInfo, error) {
-	d, err := os.Open(dir)
-	if err != nil {
+// folderPiece is how many entries of a folder are in memory at once.
+const folderPiece = 4096
+
+// readFolder yields the regular files of a folder, and what symbolic links to
+// files point to. Files that go away meanwhile are left out. After an error it
+// ends.
+func readFolder(dir string) iter.Seq2[fs.FileInfo, error] {
+	return func(yield func(fs.FileInfo, error) bool) {
+		d, err := os.Open(dir)
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		defer func() { _ = d.Close() }() // it was only read
+		for {
+			entries, err := d.ReadDir(folderPiece)
+			for _, e := range entries {
+				if fi, infoErr := fileOf(dir, e); (fi != nil || infoErr != nil) && (!yield(fi, infoErr) || infoErr != nil) {
+					return
+				}
+			}
+			if err == io.EOF {
+				return
+			} else if err != nil {
+				yield(nil, err)
+				return
+			}
+		}
+	}
+}
+
+// fileOf returns nothing for what is no regular file, nor leads to one.
+func fileOf(dir string, e fs.DirEntry) (fs.FileInfo, error) {
+	if e.IsDir() {
+		return nil, nil
+	}
+	fi, err := e.Info()
+	if err == nil && fi.Mode()&fs.ModeSymlink != 0 {
+		fi, err = os.Stat(filepath.Join(dir, e.Name()))
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	case err != nil:
 		return nil, err
+	case !fi.Mode().IsRegular():
+		return nil, nil
 	}
-	entries, err := d.ReadDir(-1)
-	if closeErr := d.Close(); err == nil {
-		err = closeErr
-	}
-	infos := make([]fs.FileInfo, 0, len(entries))
-	for _, e := range entries {
-		if e.IsDir() {
-			continue
-		}
-		fi, infoErr := e.Info()
-		if infoErr == nil && fi.Mode()&fs.ModeSymlink != 0 {
-			fi, infoErr = os.Stat(filepath.Join(dir, e.Name()))
-		}
-		switch {
-		case errors.Is(infoErr, fs.ErrNotExist):
-		case infoErr != nil:
-			return nil, infoErr
-		case fi.Mode().IsRegular():
-			infos = append(infos, fi)
-		}
-	}
-	return infos, err
+	return fi, nil
 }
 
 // ListBeside implements [kassett.Beside].
@@ -286,11 +307,10 @@ func (s *Storage) Sweep(ctx context.Context, before time.Time) (removed int, err
 			}
 		}
 	}
-	top, err := readFolder(s.root)
-	if err != nil {
-		return removed, fault(op, s.root, err)
-	}
-	for _, fi := range top {
+	for fi, err := range readFolder(s.root) {
+		if err != nil {
+			return removed, fault(op, s.root, err)
+		}
 		if err := drop(filepath.Join(s.root, fi.Name()), fi, strings.HasPrefix(fi.Name(), configName+tempMark)); err != nil {
 			return removed, fault(op, s.root, err)
 		}

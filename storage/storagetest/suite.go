@@ -36,6 +36,7 @@ func Run(t *testing.T, open func(t *testing.T) kassett.Storage) {
 		{"side by side", testConcurrent},
 		{"beside", testBeside},
 		{"beside names", testBesideNames},
+		{"in pieces", testStager},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -544,6 +545,48 @@ func testBeside(t *testing.T, s kassett.Storage) {
 	}
 	_, err := b.GetBeside(ctx, names[1])
 	wantKind(t, "GetBeside after DeleteBeside", err, kassett.NotFound)
+}
+
+func testStager(t *testing.T, s kassett.Storage) {
+	st, ok := kassett.As[kassett.Stager](s)
+	if !ok {
+		return // an optional ability
+	}
+	b := Random(30, 300_000)
+	h := handleOf(kassett.PackFile, b)
+	stage := func() kassett.Staged {
+		f, err := st.Stage(t.Context(), kassett.PackFile)
+		if err != nil {
+			t.Fatalf("Stage: %v", err)
+		}
+		for rest := b; len(rest) > 0; {
+			n, err := f.Write(rest[:min(len(rest), 70_000)])
+			if err != nil {
+				t.Fatalf("Write: %v", err)
+			}
+			rest = rest[n:]
+		}
+		return f
+	}
+	f := stage()
+	wantAbsent(t, s, h)
+	if err := f.Abort(); err != nil {
+		t.Errorf("Abort: %v", err)
+	}
+	wantAbsent(t, s, h)
+	if err := stage().Commit(t.Context(), h); err != nil {
+		t.Fatalf("Commit: %v", err)
+	}
+	wantBytes(t, s, h, b)
+	f = stage()
+	wantKind(t, "Commit of a name that is taken", f.Commit(t.Context(), h), kassett.Exists)
+	if err := f.Abort(); err != nil {
+		t.Errorf("Abort after a Commit that failed: %v", err)
+	}
+	wantBytes(t, s, h, b)
+	if n := len(listed(t, s, kassett.PackFile)); n != 1 {
+		t.Errorf("List gives %d files, want 1", n)
+	}
 }
 
 func testBesideNames(t *testing.T, s kassett.Storage) {
