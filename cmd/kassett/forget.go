@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -125,7 +126,15 @@ each group by itself. What they held stays stored until kassett prune, or
 --prune, removes it.
 
 Nothing is removed below a floor or under a hold, nor the last good snapshot of
-a source: it is named, with what would lift it.`,
+a source: it is named, with what would lift it.
+
+Where the storage knows when it received the snapshots (a server of ours, S3),
+a host cannot push good ones out by dating others as it likes: the rules are
+asked once with the snapshots' own times and once with the receive time of each
+that is more than an hour off, and what either answer keeps stays. Floors count
+from the receive time. Snapshots that are far off are named. Rules that only
+count, such as --keep-last, can be used up by whoever may add snapshots: keep by
+time as well.`,
 		RunE: func(cmd *cobra.Command, ids []string) (err error) {
 			o.Filter, o.IDs, o.Policy = filter.filter(), ids, keep.policy()
 			if o.Group, err = snapshot.ParseGroupBy(group); err != nil {
@@ -169,6 +178,13 @@ type forgetJSON struct {
 	Remove  []snapshotJSON `json:"remove"`
 	Reasons []keptJSON     `json:"reasons"`
 	Guarded []guardJSON    `json:"guarded,omitempty"` // kept though no rule keeps them
+	Odd     []oddJSON      `json:"odd,omitempty"`     // received long after or before their own time
+}
+
+type oddJSON struct {
+	Snapshot kassett.ID `json:"snapshot"`
+	Time     time.Time  `json:"time"`
+	Received time.Time  `json:"received"` // by the storage's clock
 }
 
 type keptJSON struct {
@@ -226,6 +242,9 @@ func (a *app) tellPlan(plan *snapshot.ForgetPlan, dryRun bool) (remove int, err 
 	for _, g := range plan.Groups {
 		j := forgetJSON{Host: g.Hostname, Paths: g.Paths, Tags: g.Tags, Keep: []snapshotJSON{}, Remove: []snapshotJSON{}, Reasons: []keptJSON{}}
 		for _, d := range g.Decisions {
+			if sn := d.Snapshot; sn.Odd() {
+				j.Odd = append(j.Odd, oddJSON{sn.ID, sn.Time, sn.Received})
+			}
 			if !d.Keep {
 				j.Remove = append(j.Remove, asJSON(d.Snapshot))
 				continue
@@ -239,6 +258,7 @@ func (a *app) tellPlan(plan *snapshot.ForgetPlan, dryRun bool) (remove int, err 
 		remove += len(j.Remove)
 		all = append(all, j)
 	}
+	a.warnOdd(all)
 	if a.flags.json {
 		return remove, a.json(all)
 	}
@@ -251,6 +271,34 @@ func (a *app) tellPlan(plan *snapshot.ForgetPlan, dryRun bool) (remove int, err 
 		}
 	}
 	return remove, nil
+}
+
+// warnOdd names the snapshots that were received long after or before the time
+// they carry.
+func (a *app) warnOdd(groups []forgetJSON) {
+	const most = 20 // of a thousand the first tell enough
+	n := 0
+	var names []string
+	for _, g := range groups {
+		for _, o := range g.Odd {
+			if n++; n <= most {
+				names = append(names, o.Snapshot.Short())
+			}
+		}
+	}
+	if n == 0 {
+		return
+	}
+	list := strings.Join(names, ", ")
+	if n > most {
+		list += fmt.Sprintf(" and %d more (--json has all)", n-most)
+	}
+	a.warn("", &kassett.Error{
+		Op: "forget", Kind: kassett.Invalid,
+		Err: fmt.Errorf("%s a time that is far from when the storage received it: %s", plural(n, "snapshot carries", "snapshots carry"), list),
+		Hint: "copies, rewritten ones, long backups and `backup --time` do; if none of these was at work, someone made the times up: " +
+			"look at the host, then remove them by their IDs. The rules were asked with both times, and keep what either keeps",
+	})
 }
 
 func (a *app) forgetTable(g snapshot.ForgetGroup, dryRun bool) error {
@@ -273,6 +321,9 @@ func (a *app) forgetTable(g snapshot.ForgetGroup, dryRun bool) error {
 			decision, why = gone, "no rule keeps it"
 		}
 		sn := d.Snapshot
+		if sn.Odd() {
+			why += "\nreceived " + stamp(sn.Received)
+		}
 		t.add(decision, sn.ID.Short(), stamp(sn.Time), sn.Hostname, strings.Join(sn.Tags, "\n"), strings.Join(sn.Paths, "\n"), why)
 	}
 	if err := t.write(a.out); err != nil {
