@@ -227,6 +227,9 @@ func (s *Storage) makeFolder(c *conn, dir string) error {
 	return ignoreAnswer(c.client.Chmod(dir, s.modes.dir))
 }
 
+// Path returns the repository's folder on the server.
+func (s *Storage) Path() string { return s.root }
+
 // Close ends all connections.
 func (s *Storage) Close() error {
 	s.pool.close()
