@@ -157,22 +157,22 @@ func (r *Repository) readDoomed(ctx context.Context, beside kassett.Beside, id k
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
-	bad := func(kind kassett.Kind, err error) ([]kassett.ID, error) {
+	bad := func(err error) ([]kassett.ID, error) {
 		return nil, &kassett.Error{
-			Op: "read", What: name, Kind: kind, Err: err,
+			Op: "read", What: name, Kind: kassett.Corrupt, Err: err,
 			Hint: "nothing is lost: no backup relies on this list, and the next `kassett prune` removes it",
 		}
 	}
 	if sum := kassett.Hash(sealed); sum != id {
-		return bad(kassett.Corrupt, fmt.Errorf("its %d bytes have the hash %s", len(sealed), sum))
+		return bad(fmt.Errorf("its %d bytes have the hash %s", len(sealed), sum))
 	}
 	plain, err := r.openUnpacked(kassett.IndexFile, sealed)
 	if err != nil {
-		return bad(kassett.Corrupt, err)
+		return bad(err)
 	}
 	var f doomedFile
 	if err := json.Unmarshal(plain, &f); err != nil {
-		return bad(kassett.Corrupt, err)
+		return bad(err)
 	}
 	switch {
 	case f.Format != doomedFormat && strings.HasPrefix(f.Format, "doomed/"):
@@ -181,9 +181,9 @@ func (r *Repository) readDoomed(ctx context.Context, beside kassett.Beside, id k
 			Hint: "use a newer Kassett to prune",
 		}
 	case f.Format != doomedFormat || f.Repository != r.Config().ID:
-		return bad(kassett.Corrupt, errors.New("it is not a doomed list of this repository"))
+		return bad(errors.New("it is not a doomed list of this repository"))
 	case !slices.IsSortedFunc(f.Packs, kassett.ID.Compare):
-		return bad(kassett.Corrupt, errors.New("its packs are in no order"))
+		return bad(errors.New("its packs are in no order"))
 	}
 	return f.Packs, nil
 }

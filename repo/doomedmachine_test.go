@@ -44,7 +44,7 @@ type crowdWriter struct {
 	dead    atomic.Bool
 	r       *repo.Repository
 	lock    *repo.Lock
-	ctx     context.Context
+	ctx     context.Context //nolint:containedctx // of the lock
 	w       *repo.Writer
 	nodes   []storyNode
 }

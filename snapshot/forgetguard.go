@@ -259,7 +259,8 @@ type PutOff struct {
 // never removed. Snapshots that IDs name and a guard keeps are a
 // [kassett.Held] error that names each of them, and nothing is planned. A policy
 // without a rule, or one that would keep nothing of a group, is
-// [kassett.Invalid]. The caller holds an exclusive lock, or only looks.
+// [kassett.Invalid]. The caller holds a lock of the mode [repo.Forgetting], or only
+// looks.
 func PlanForget(ctx context.Context, r *repo.Repository, o ForgetOptions) (*ForgetPlan, error) {
 	now := time.Now()
 	if len(o.IDs) == 0 {
