@@ -2,7 +2,8 @@
 
 // Command bench compares Kassett with restic and Borg: side by side, on the
 // same generated data, in one run. docs/performance.md says how to read what
-// it prints and how to repeat it.
+// it prints and how to repeat it. A second table compares storages: see
+// storages.go.
 //
 // For each corpus and each run it makes fresh repositories and then, phase by
 // phase, lets every tool do the same work: first backup, backup of nothing new,
@@ -30,6 +31,8 @@ import (
 
 // options are the flags.
 type options struct {
+	only     string
+	storages string
 	corpora  string
 	peers    string
 	extra    extraPeers
@@ -59,6 +62,8 @@ func main() {
 		os.Exit(launch(os.Args[2:]))
 	}
 	var o options
+	flag.StringVar(&o.only, "only", "peers,storages", "`names` of the tables to make")
+	flag.StringVar(&o.storages, "storages", "local,s3", "`names` of the storages to measure")
 	flag.StringVar(&o.corpora, "corpora", "docs,pacs,db", "`names` of the data to work on")
 	flag.StringVar(&o.peers, "peers", "restic,borg", "`names` of the tools to compare with, found in PATH")
 	flag.Var(&o.extra, "peer", "one more restic, as `NAME=PATH`; may be given again")
@@ -107,16 +112,34 @@ func run(ctx context.Context, o options) (err error) {
 	for _, t := range tools {
 		b.say("%-12s %s", t.name, t.version)
 	}
-	for name := range strings.SplitSeq(o.corpora, ",") {
+	for name := range strings.SplitSeq(o.only, ",") {
+		switch name {
+		case "peers":
+			err = b.peers(ctx)
+		case "storages":
+			err = b.storageTable(ctx)
+		default:
+			err = fmt.Errorf("no table %q: there are peers and storages", name)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// peers works through all corpora with all tools.
+func (b *bench) peers(ctx context.Context) error {
+	for name := range strings.SplitSeq(b.options.corpora, ",") {
 		kind, ok := corpora[name]
 		if !ok {
 			return fmt.Errorf("no corpus %q: there are docs, pacs and db", name)
 		}
-		if err := b.corpus(ctx, corpusAt(filepath.Join(work, "source"), name, kind, o.scale)); err != nil {
+		if err := b.corpus(ctx, corpusAt(filepath.Join(b.work, "source"), name, kind, b.options.scale)); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	return b.write(o.out)
+	return b.write(b.out)
 }
 
 // corpus does all runs of one corpus.

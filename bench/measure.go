@@ -82,7 +82,7 @@ const launchWord = "launch"
 func launch(args []string) (exit int) {
 	runtime.LockOSThread() // or the thread's end would be taken for ours
 	cmd := exec.CommandContext(context.Background(), args[0], args[1:]...)
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	start := time.Now()
 	err := cmd.Run()

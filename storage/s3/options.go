@@ -53,7 +53,7 @@ type Thaw struct {
 // http: or https:. The other options have their defaults.
 func ParsePlace(place string) (Options, error) {
 	o := Options{
-		Connections: 16, Retries: 3,
+		Connections: 8, Retries: 3,
 		Thaw: Thaw{Days: 7, Timeout: 24 * time.Hour, Tier: "Standard"},
 	}
 	invalid := func(err error) (Options, error) {
