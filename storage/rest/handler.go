@@ -95,6 +95,10 @@ type request struct {
 
 // ServeHTTP implements [http.Handler].
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.ContentLength != 0 {
+		// Whatever becomes of the request, what it brings has to come.
+		setReadDeadline(w, time.Now().Add(stall))
+	}
 	client, name, fault := h.login.who(r.Context(), r)
 	if fault != "" {
 		h.turnAway(w, r, name, fault)
@@ -238,7 +242,9 @@ func (q *request) refuse(err error) {
 	header.Set(headerKind, kind.String())
 	header.Set("Content-Type", "text/plain; charset=utf-8")
 	header.Set("X-Content-Type-Options", "nosniff")
-	q.takeRest()
+	if !q.takeRest() {
+		header.Set("Connection", "close") // nothing more is read
+	}
 	q.w.WriteHeader(status)
 	words := oneLine(err.Error())
 	switch { // the paths of the server's own folders are for its log
@@ -251,13 +257,18 @@ func (q *request) refuse(err error) {
 }
 
 // takeRest reads what a client sends of a file that is refused, within limits:
-// many clients look at the answer only when they have sent all.
-func (q *request) takeRest() {
+// many clients look at the answer only when they have sent all. It reports
+// whether nothing is left.
+func (q *request) takeRest() bool {
 	const most = 32 << 20
-	if q.Body == nil || q.ContentLength > most || q.Header.Get("Expect") != "" {
-		return
+	if q.ContentLength == 0 {
+		return true
 	}
-	_, _ = io.CopyN(io.Discard, &body{r: q.Body, q: q, until: time.Now().Add(transferWait)}, most) // as far as it goes
+	if q.ContentLength < 0 || q.ContentLength > most || q.Header.Get("Expect") != "" {
+		return false
+	}
+	_, err := io.Copy(io.Discard, &body{r: q.Body, q: q, until: time.Now().Add(transferWait)})
+	return err == nil
 }
 
 // repository returns a repository that is open, or opens it.

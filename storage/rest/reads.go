@@ -277,13 +277,21 @@ func (b *body) Read(p []byte) (int, error) {
 	if b.until.Before(soon) {
 		soon = b.until
 	}
-	// Where the connection knows no deadlines, as in a test, there are none.
-	_ = http.NewResponseController(b.q.w).SetReadDeadline(soon)
+	setReadDeadline(b.q.w, soon)
 	n, err := b.r.Read(p)
-	if err != nil && err != io.EOF {
+	switch {
+	case err == io.EOF: //nolint:errorlint // as readers return it
+		setReadDeadline(b.q.w, time.Time{}) // of the connection, which is watched while the file is stored
+	case err != nil:
 		err = &connectionError{cmp.Or(b.q.Context().Err(), err)}
 	}
 	return n, err
+}
+
+// setReadDeadline says until when a client may take to send something. Where
+// the connection knows no deadlines, as in a test, there are none.
+func setReadDeadline(w http.ResponseWriter, t time.Time) {
+	_ = http.NewResponseController(w).SetReadDeadline(t)
 }
 
 // connectionError is an error of the client's connection, not of the storage.
