@@ -251,8 +251,8 @@ func parseRange(value string, size int64) (off, n int64, part bool) {
 		return 0, -1, false
 	}
 	off, n = int64(first), size-int64(first) //nolint:gosec // of 63 bits
-	if to != "" {
-		n = min(n, int64(last)-off+1) //nolint:gosec // of 63 bits
+	if to != "" && last-first < uint64(n) { //nolint:gosec // more than 0
+		n = int64(last-first) + 1 //nolint:gosec // of 63 bits
 	}
 	return off, n, true
 }
