@@ -175,7 +175,9 @@ func (k *sealKey) begin(sealed pieces) (stream cipher.Stream, n int, err error) 
 	}
 	var tag [macSize]byte
 	iv := sealed.front(ivSize)
-	sealed.each(0, ivSize, fillTo(iv))
+	if len(sealed[0]) < ivSize { // else it rests there, where others may be reading it
+		sealed.each(0, ivSize, fillTo(iv))
+	}
 	sealed.each(ivSize+n, Overhead+n, fillTo(tag[:]))
 	once := k.onceKey(iv)
 	mac := poly1305.New(&once)
