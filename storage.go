@@ -3,6 +3,8 @@ package kassett
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"iter"
 	"strings"
@@ -212,6 +214,21 @@ type Beside interface {
 	ListBeside(ctx context.Context, folder string) iter.Seq2[BesideInfo, error]
 	// DeleteBeside removes a file; [NotFound] when absent.
 	DeleteBeside(ctx context.Context, name string) error
+}
+
+// ReadBeside reads a file of at most limit bytes beside a repository. A longer
+// one is a [Corrupt] error.
+func ReadBeside(ctx context.Context, b Beside, name string, limit int64) (file []byte, err error) {
+	rc, err := b.GetBeside(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, rc.Close()) }()
+	file, err = io.ReadAll(io.LimitReader(rc, limit+1))
+	if err == nil && int64(len(file)) > limit {
+		err = &Error{Kind: Corrupt, Err: fmt.Errorf("it has more than %d bytes", limit)}
+	}
+	return file, err
 }
 
 // ValidBeside reports whether name may name a file of a [Beside]: one or more

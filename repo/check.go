@@ -300,7 +300,7 @@ func (c *checker) otherFiles(ctx context.Context) error {
 			Hint: "run `kassett repair index`",
 		})
 	}
-	if _, err := c.r.Records(ctx); err != nil {
+	if _, err := c.r.Records().Standing(ctx); err != nil {
 		return c.failed(ctx, "records", err, "")
 	}
 	return nil

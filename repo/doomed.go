@@ -153,7 +153,7 @@ func (r *Repository) doomedLists(ctx context.Context) (lists []doomedList, bad m
 func (r *Repository) readDoomed(ctx context.Context, beside kassett.Beside, id kassett.ID) ([]kassett.ID, error) {
 	name := doomedName(id)
 	// A list is sealed like an index file and may be as long.
-	sealed, err := readBeside(ctx, beside, name, unpackedLimit(kassett.IndexFile))
+	sealed, err := kassett.ReadBeside(ctx, beside, name, unpackedLimit(kassett.IndexFile))
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}

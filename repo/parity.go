@@ -71,7 +71,7 @@ func (r *Repository) paritySetting(ctx context.Context) (last paritySetting, err
 func parityName(n uint64) string { return fmt.Sprintf("%s%08d", settingName, n) }
 
 func (r *Repository) readParitySetting(ctx context.Context, beside kassett.Beside, n uint64) (s paritySetting, err error) {
-	sealed, err := readBeside(ctx, beside, parityName(n), maxRecord)
+	sealed, err := kassett.ReadBeside(ctx, beside, parityName(n), maxNote)
 	if err != nil {
 		return s, err
 	}
@@ -79,7 +79,7 @@ func (r *Repository) readParitySetting(ctx context.Context, beside kassett.Besid
 	if err != nil {
 		return s, err
 	}
-	err = decodeStrict(plain, &s)
+	err = json.Unmarshal(plain, &s)
 	if err == nil && (s.Format != "parity/1" || s.Repository != r.Config().ID || s.Number != n || s.Overhead != 0 &&
 		(s.Overhead < parity.MinOverhead || s.Overhead > parity.MaxOverhead)) {
 		err = errors.New("it is not a setting of this repository")

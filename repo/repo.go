@@ -15,6 +15,7 @@ import (
 
 	"kassett"
 	"kassett/repo/blobtable"
+	"kassett/repo/record"
 )
 
 // Compression says how hard blobs are compressed in a repository of version 2.
@@ -218,6 +219,15 @@ func (r *Repository) Config() Config {
 
 // Storage returns where the repository rests.
 func (r *Repository) Storage() kassett.Storage { return r.storage }
+
+// Records returns the signed records beside the repository.
+func (r *Repository) Records() *record.Store {
+	id := r.Config().ID
+	return &record.Store{
+		Storage: r.storage, Repository: id, Secret: r.key.subkey("kassett record/1 ed25519", []byte(id)),
+		Connections: r.Connections(), Pass: r.pass,
+	}
+}
 
 // KeyID returns the ID of the key that opened the repository.
 func (r *Repository) KeyID() kassett.ID {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"kassett"
+	"kassett/repo/record"
 )
 
 // spotChecks is how many hints are compared with the storage before a snapshot
@@ -315,7 +316,7 @@ func (k *retained) frame(ctx context.Context, n Needs) ([]kassett.StoredName, er
 	add(kassett.KeyFile, append(keys[:min(len(keys), maxKeysRead)], current))
 	add(kassett.SnapshotFile, n.Snapshots)
 	if beside, ok := kassett.As[kassett.Beside](k.r.storage); ok {
-		for info, err := range beside.ListBeside(ctx, recordFolder) {
+		for info, err := range beside.ListBeside(ctx, record.Folder) {
 			if err != nil {
 				return nil, fmt.Errorf("list records: %w", err)
 			}

@@ -77,7 +77,7 @@ func (r *Repository) eachSuperseded(ctx context.Context, fn func(name string, li
 }
 
 func (r *Repository) readSuperseded(ctx context.Context, beside kassett.Beside, name string) (list supersededList, err error) {
-	sealed, err := readBeside(ctx, beside, name, maxRecord)
+	sealed, err := kassett.ReadBeside(ctx, beside, name, maxNote)
 	if err != nil {
 		return list, fmt.Errorf("read %s: %w", name, err)
 	}

@@ -16,6 +16,9 @@ import (
 // uncompressed one is JSON and begins with '{' or '['.
 const zstdMark = 2
 
+// maxNote bounds the small sealed files beside a repository, in bytes.
+const maxNote = 64 << 10
+
 // unpackedLimit bounds the plaintext of an unpacked file, in bytes, by kind. An
 // index file of 50 000 blobs, where restic starts a new one, has about 10 MB; a
 // snapshot grows with the paths named on its command line.

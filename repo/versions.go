@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"kassett"
+	"kassett/repo/record"
 )
 
 // VersionOptions say how [RepairVersions] works. The zero value brings back all
@@ -193,7 +194,7 @@ func (v *versionRepair) files(ctx context.Context, k kassett.FileKind, fn func([
 // good; others, such as doomed lists, only say what is going on.
 func lastingBeside(name string) bool {
 	folder, _, _ := strings.Cut(name, "/")
-	return folder == recordFolder || folder == "parity"
+	return folder == record.Folder || folder == "parity"
 }
 
 // hashedName returns the SHA-256 that the name of a file promises.
@@ -201,8 +202,8 @@ func hashedName(n kassett.StoredName) (kassett.ID, bool) {
 	if n.Beside == "" {
 		return n.ID, n.Kind != kassett.ConfigFile
 	}
-	base, isRecord := strings.CutPrefix(n.Beside, recordFolder+"/")
-	id, err := kassett.ParseID(strings.TrimSuffix(base, recordSuffix))
+	base, isRecord := strings.CutPrefix(n.Beside, record.Folder+"/")
+	id, err := kassett.ParseID(strings.TrimSuffix(base, record.Suffix))
 	return id, isRecord && err == nil
 }
 

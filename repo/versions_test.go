@@ -9,6 +9,7 @@ import (
 
 	"kassett"
 	"kassett/repo"
+	"kassett/repo/record"
 	"kassett/storage/storagetest"
 )
 
@@ -47,8 +48,8 @@ func newAttacked(t *testing.T) *attacked {
 	if _, err := r.SaveUnpacked(t.Context(), kassett.SnapshotFile, []byte(`{"time":"2026-11-01T02:00:00Z"}`)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.AddRecord(t.Context(), repo.Record{
-		Kind: repo.HoldRecord, Subject: repo.Subject{All: true}, Reason: "a lawsuit", By: []string{"A. Berg"},
+	if _, err := r.Records().Add(t.Context(), record.Record{
+		Kind: record.Hold, Subject: record.Subject{All: true}, Reason: "a lawsuit", By: []string{"A. Berg"},
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +132,7 @@ func (a *attacked) wantAll() {
 	if err := r.LoadIndex(a.t.Context(), nil); err != nil {
 		a.t.Error(err)
 	}
-	if all, err := r.Records(a.t.Context()); err != nil || len(all) != 1 {
+	if all, err := r.Records().Standing(a.t.Context()); err != nil || len(all) != 1 {
 		a.t.Errorf("Records = %v, %v", all, err)
 	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"kassett"
 	"kassett/repo"
+	"kassett/repo/record"
 	"kassett/snapshot"
 )
 
@@ -136,8 +137,8 @@ func TestRewriteUnderHold(t *testing.T) {
 	r, dir, _ := twoSnapshots(t)
 	list, err := snapshot.List(t.Context(), r, snapshot.Filter{})
 	must(t, err)
-	_, err = r.AddRecord(t.Context(), repo.Record{
-		Kind: repo.HoldRecord, Subject: repo.Subject{Snapshot: list[0].ID}, Created: time.Now(), Reason: "court", By: []string{"Kari Nordmann"},
+	_, err = r.Records().Add(t.Context(), record.Record{
+		Kind: record.Hold, Subject: record.Subject{Snapshot: list[0].ID}, Created: time.Now(), Reason: "court", By: []string{"Kari Nordmann"},
 	})
 	must(t, err)
 	err = snapshot.Rewrite(t.Context(), r, list, snapshot.RewriteOptions{Host: "new", Forget: true})

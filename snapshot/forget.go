@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"kassett"
-	"kassett/repo"
 )
 
 // Policy says which snapshots of one group are kept. Counts of -1 keep without
@@ -19,7 +18,7 @@ type Policy struct {
 
 	// Within keeps what is no older than this, before the youngest snapshot
 	// that is not in the future; the others keep one an hour, a day ... of that.
-	Within, WithinHourly, WithinDaily, WithinWeekly, WithinMonthly, WithinYearly repo.Age
+	Within, WithinHourly, WithinDaily, WithinWeekly, WithinMonthly, WithinYearly kassett.Age
 
 	Tags []TagList // keep what has all tags of any of the lists
 }
@@ -27,11 +26,11 @@ type Policy struct {
 // Empty reports whether the policy has no rule at all.
 func (p Policy) Empty() bool {
 	for _, b := range p.buckets() {
-		if b.count != 0 || b.within != (repo.Age{}) {
+		if b.count != 0 || b.within != (kassett.Age{}) {
 			return false
 		}
 	}
-	return p.Within == (repo.Age{}) && len(p.Tags) == 0
+	return p.Within == (kassett.Age{}) && len(p.Tags) == 0
 }
 
 // Check returns an [kassett.Invalid] error for a policy that makes no sense.
@@ -47,7 +46,7 @@ func (p Policy) Check() error {
 	return nil
 }
 
-func negative(a repo.Age) bool { return min(a.Years, a.Months, a.Days, a.Hours) < 0 }
+func negative(a kassett.Age) bool { return min(a.Years, a.Months, a.Days, a.Hours) < 0 }
 
 func badPolicy(why string) error {
 	return &kassett.Error{
@@ -59,8 +58,8 @@ func badPolicy(why string) error {
 // bucket is one rule that keeps the youngest snapshot of each span of time.
 type bucket struct {
 	name   string
-	count  int      // how many are still to be kept; -1 is all
-	within repo.Age // or: keep those of this span
+	count  int         // how many are still to be kept; -1 is all
+	within kassett.Age // or: keep those of this span
 	number func(t time.Time, nr int) int
 	last   int // number of the span that was kept last
 }
@@ -88,7 +87,7 @@ func monthOf(t time.Time, _ int) int { return t.Year()*100 + int(t.Month()) }
 func dayOf(t time.Time, nr int) int  { return monthOf(t, nr)*100 + t.Day() }
 func hourOf(t time.Time, nr int) int { return dayOf(t, nr)*100 + t.Hour() }
 func weekOf(t time.Time, _ int) int  { year, week := t.ISOWeek(); return year*100 + week }
-func before(t time.Time, a repo.Age) time.Time {
+func before(t time.Time, a kassett.Age) time.Time {
 	return t.AddDate(-a.Years, -a.Months, -a.Days).Add(-time.Duration(a.Hours) * time.Hour)
 }
 
@@ -154,7 +153,7 @@ func (p Policy) apply(list []*Snapshot, now time.Time, at func(*Snapshot) time.T
 			}
 		}
 		t := at(s)
-		if p.Within != (repo.Age{}) && t.After(before(latest, p.Within)) {
+		if p.Within != (kassett.Age{}) && t.After(before(latest, p.Within)) {
 			d.Reasons = append(d.Reasons, "within "+p.Within.String())
 		}
 		if t.After(now) {
@@ -175,7 +174,7 @@ func (p Policy) apply(list []*Snapshot, now time.Time, at func(*Snapshot) time.T
 // kept by each rule that has a count left, so that the history reaches as far
 // back as it can.
 func (b *bucket) keep(t, latest time.Time, nr int, oldest bool) string {
-	timed := b.within != (repo.Age{})
+	timed := b.within != (kassett.Age{})
 	if timed && !t.After(before(latest, b.within)) || !timed && b.count == 0 {
 		return ""
 	}

@@ -12,7 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	"kassett"
-	"kassett/repo"
+	"kassett/repo/record"
 	"kassett/snapshot"
 )
 
@@ -29,7 +29,7 @@ func policyFlags(p snapshot.Policy) (flags []string) {
 	}
 	for _, w := range []struct {
 		name string
-		age  repo.Age
+		age  kassett.Age
 	}{
 		{"within", p.Within},
 		{"within-hourly", p.WithinHourly},
@@ -38,7 +38,7 @@ func policyFlags(p snapshot.Policy) (flags []string) {
 		{"within-monthly", p.WithinMonthly},
 		{"within-yearly", p.WithinYearly},
 	} {
-		if w.age != (repo.Age{}) {
+		if w.age != (kassett.Age{}) {
 			add(w.name, w.age.String())
 		}
 	}
@@ -56,12 +56,12 @@ func genPolicy(t *rapid.T) snapshot.Policy {
 		}
 		return rapid.IntRange(1, 6).Draw(t, name)
 	}
-	age := func(name string) repo.Age {
+	age := func(name string) kassett.Age {
 		if rapid.IntRange(0, 3).Draw(t, name+"?") > 0 {
-			return repo.Age{}
+			return kassett.Age{}
 		}
 		n := func(unit string, most int) int { return rapid.IntRange(0, most).Draw(t, name+unit) }
-		return repo.Age{Years: n("y", 2), Months: n("m", 14), Days: n("d", 40), Hours: n("h", 30)}
+		return kassett.Age{Years: n("y", 2), Months: n("m", 14), Days: n("d", 40), Hours: n("h", 30)}
 	}
 	p := snapshot.Policy{
 		Last: count("last"), Hourly: count("hourly"), Daily: count("daily"),
@@ -180,16 +180,16 @@ func TestPolicyTable(t *testing.T) {
 			days(40),
 			[]string{"0 daily snapshot, monthly snapshot", "1 monthly snapshot"},
 		},
-		{"within", snapshot.Policy{Within: repo.Age{Days: 2}}, days(5), []string{"0 within 2d", "1 within 2d"}},
+		{"within", snapshot.Policy{Within: kassett.Age{Days: 2}}, days(5), []string{"0 within 2d", "1 within 2d"}},
 		{
 			"within, one a week",
-			snapshot.Policy{WithinWeekly: repo.Age{Days: 14}},
+			snapshot.Policy{WithinWeekly: kassett.Age{Days: 14}},
 			days(30),
 			[]string{"0 weekly within 14d", "7 weekly within 14d"},
 		},
 		{
 			"the future is now and starts nothing",
-			snapshot.Policy{Daily: 2, Within: repo.Age{Hours: 25}},
+			snapshot.Policy{Daily: 2, Within: kassett.Age{Hours: 25}},
 			future,
 			[]string{
 				"-1828 within 25h, daily snapshot", "-1827 within 25h", "0 within 25h, daily snapshot", "1 within 25h",
@@ -235,15 +235,15 @@ func TestForgetIsGuarded(t *testing.T) {
 	other := save(snapshot.Snapshot{Hostname: "g"}, 90)
 	retired := save(snapshot.Snapshot{Hostname: "gone"}, 90)
 	backdated := save(snapshot.Snapshot{Hostname: "h", Summary: &snapshot.Summary{BackupEnd: now}}, 4000)
-	record := func(rec repo.Record) kassett.ID {
+	add := func(rec record.Record) kassett.ID {
 		rec.Created, rec.Reason, rec.By = now, "test", []string{"Kari Nordmann"}
-		id, err := r.AddRecord(t.Context(), rec)
+		id, err := r.Records().Add(t.Context(), rec)
 		must(t, err)
 		return id
 	}
-	record(repo.Record{Kind: repo.FloorRecord, Subject: repo.Subject{Host: "h"}, Keep: repo.Age{Days: 10}})
-	hold := record(repo.Record{Kind: repo.HoldRecord, Subject: repo.Subject{Tags: []string{"trial"}}})
-	record(repo.Record{Kind: repo.RetireRecord, Subject: repo.Subject{Host: "gone"}})
+	add(record.Record{Kind: record.Floor, Subject: record.Subject{Host: "h"}, Keep: kassett.Age{Days: 10}})
+	hold := add(record.Record{Kind: record.Hold, Subject: record.Subject{Tags: []string{"trial"}}})
+	add(record.Record{Kind: record.Retire, Subject: record.Subject{Host: "gone"}})
 
 	plan := func(ids ...*snapshot.Snapshot) error {
 		o := snapshot.ForgetOptions{}
@@ -285,8 +285,8 @@ func TestForgetIsGuarded(t *testing.T) {
 		t.Errorf("removing the tag of a hold: %v", err)
 	}
 	must(t, snapshot.Tag(t.Context(), r, []*snapshot.Snapshot{held}, snapshot.TagChange{Add: []string{"more"}}, nil))
-	_, err = r.AddRecord(t.Context(), repo.Record{
-		Kind: repo.LiftRecord, Lifts: hold, Created: now, Reason: "test", By: []string{"Kari Nordmann", "Ola Nordmann"},
+	_, err = r.Records().Add(t.Context(), record.Record{
+		Kind: record.Lift, Lifts: hold, Created: now, Reason: "test", By: []string{"Kari Nordmann", "Ola Nordmann"},
 	})
 	must(t, err)
 	list, err := snapshot.List(t.Context(), r, snapshot.Filter{Tags: []snapshot.TagList{{"trial", "more"}}})
@@ -302,12 +302,12 @@ func TestForgetIsGuarded(t *testing.T) {
 func TestLastGoodSnapshotStays(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 3, 2, 0, 0, 0, 0, time.UTC)
-	retired := []repo.Record{{Kind: repo.RetireRecord, Subject: repo.Subject{Host: "h"}, Created: now}}
+	retired := []record.Record{{Kind: record.Retire, Subject: record.Subject{Host: "h"}, Created: now}}
 	tests := []struct {
 		name    string
 		bad     []int // incomplete ones, of four days
 		going   []int
-		records []repo.Record
+		records []record.Record
 		refused []int
 	}{
 		{name: "the youngest may go while another stays", going: []int{3}},
@@ -320,7 +320,7 @@ func TestLastGoodSnapshotStays(t *testing.T) {
 		{name: "a source that is signed off", going: []int{0, 1, 2, 3}, records: retired},
 		{
 			name: "and used again", going: []int{0, 1, 2, 3}, refused: []int{3},
-			records: []repo.Record{{Kind: repo.RetireRecord, Subject: repo.Subject{Host: "h"}, Created: now.AddDate(0, 0, -2)}},
+			records: []record.Record{{Kind: record.Retire, Subject: record.Subject{Host: "h"}, Created: now.AddDate(0, 0, -2)}},
 		},
 	}
 	for _, tt := range tests {
@@ -355,7 +355,7 @@ func TestForgetRefuses(t *testing.T) {
 		"no policy":        {},
 		"all of all":       {AllowRemoveAll: true},
 		"negative":         {Policy: snapshot.Policy{Last: -2}},
-		"negative within":  {Policy: snapshot.Policy{Within: repo.Age{Days: -1}}},
+		"negative within":  {Policy: snapshot.Policy{Within: kassett.Age{Days: -1}}},
 		"nothing would be": {Policy: snapshot.Policy{Tags: []snapshot.TagList{{"none"}}}},
 	} {
 		if _, err := snapshot.PlanForget(t.Context(), r, o); kassett.KindOf(err) != kassett.Invalid {

@@ -10,6 +10,7 @@ import (
 
 	"kassett"
 	"kassett/repo"
+	"kassett/repo/record"
 )
 
 // TagRepaired marks a snapshot that lost something to a repair. It is restic's.
@@ -19,7 +20,7 @@ const TagRepaired = "repaired"
 // each source that is not signed off one good snapshot. It is for one look at a
 // repository that nobody else changes.
 type Guard struct {
-	records []repo.Record
+	records []record.Record
 	sources []Group
 	now     time.Time
 	byID    map[kassett.ID]*Snapshot // all of the repository, with their receive times
@@ -31,7 +32,7 @@ var bySource = GroupBy{Host: true, Paths: true}
 // LoadGuard reads the records that stand and all snapshots. A record or a
 // snapshot that cannot be read is an error: it might keep something.
 func LoadGuard(ctx context.Context, r *repo.Repository, now time.Time) (*Guard, error) {
-	records, err := r.Records(ctx)
+	records, err := r.Records().Standing(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("read floors and holds: %w", err)
 	}
@@ -44,7 +45,7 @@ func LoadGuard(ctx context.Context, r *repo.Repository, now time.Time) (*Guard, 
 
 // NewGuard returns the guard for a repository with these records, as
 // [repo.Repository.Records] returns them, and snapshots.
-func NewGuard(records []repo.Record, all []*Snapshot, now time.Time) *Guard {
+func NewGuard(records []record.Record, all []*Snapshot, now time.Time) *Guard {
 	g := &Guard{records: records, sources: Groups(all, bySource), now: now, byID: make(map[kassett.ID]*Snapshot, len(all))}
 	for _, s := range all {
 		g.byID[s.ID] = s
@@ -57,7 +58,7 @@ func NewGuard(records []repo.Record, all []*Snapshot, now time.Time) *Guard {
 func good(s *Snapshot) bool { return s.Complete() && !slices.Contains(s.Tags, TagRepaired) }
 
 // about reports whether a record's subject is the snapshot.
-func about(sub *repo.Subject, s *Snapshot) bool {
+func about(sub *record.Subject, s *Snapshot) bool {
 	if sub.All {
 		return true
 	}
@@ -92,21 +93,21 @@ func madeAt(s *Snapshot) time.Time {
 }
 
 // keeps says why a record keeps a snapshot, or "".
-func (g *Guard) keeps(rec *repo.Record, s *Snapshot) string {
+func (g *Guard) keeps(rec *record.Record, s *Snapshot) string {
 	if !about(&rec.Subject, s) {
 		return ""
 	}
 	switch rec.Kind {
-	case repo.HoldRecord:
+	case record.Hold:
 		if rec.Until.IsZero() {
 			return "a hold keeps it"
 		}
 		if g.now.Before(rec.Until) {
 			return "a hold keeps it until " + day(rec.Until)
 		}
-	case repo.FloorRecord:
+	case record.Floor:
 		until := rec.Until
-		if rec.Keep != (repo.Age{}) {
+		if rec.Keep != (kassett.Age{}) {
 			if t := rec.Keep.After(madeAt(s)); t.After(until) {
 				until = t
 			}
@@ -199,8 +200,8 @@ func (g *Guard) held(s *Snapshot) error {
 
 // retired reports whether the source was signed off after the snapshot.
 func (g *Guard) retired(s *Snapshot) bool {
-	return slices.ContainsFunc(g.records, func(rec repo.Record) bool {
-		return rec.Kind == repo.RetireRecord && s.countedAt().Before(rec.Created) && about(&rec.Subject, s)
+	return slices.ContainsFunc(g.records, func(rec record.Record) bool {
+		return rec.Kind == record.Retire && s.countedAt().Before(rec.Created) && about(&rec.Subject, s)
 	})
 }
 

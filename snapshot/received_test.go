@@ -9,7 +9,7 @@ import (
 	"pgregory.net/rapid"
 
 	"kassett"
-	"kassett/repo"
+	"kassett/repo/record"
 	"kassett/snapshot"
 )
 
@@ -75,7 +75,7 @@ func TestFakeTimes(t *testing.T) {
 		}
 		zone := rapid.SampledFrom([]int{0, 3600, -14 * 3600, 14 * 3600}).Draw(rt, "zone")
 		for i := range 1000 {
-			received := noon.Add(-30*time.Minute).Add(time.Duration(step(60)) * time.Second)
+			received := noon.Add(-30 * time.Minute).Add(time.Duration(step(60)) * time.Second)
 			own := []time.Time{
 				received.Add(-time.Duration(step(500*24*3600)) * time.Second), // any past
 				good[step(400)].Time.Add(time.Duration(step(7200)) * time.Second),
@@ -180,21 +180,21 @@ func TestGuardByReceiveTime(t *testing.T) {
 	if refused := snapshot.NewGuard(nil, all, noon).Removals(good); refused[good[2].ID] == nil || len(refused) != 1 {
 		t.Errorf("all but one dated into the future may go: %v", refused)
 	}
-	floor := repo.Record{Kind: repo.FloorRecord, Subject: repo.Subject{All: true}, Keep: repo.Age{Days: 30}, Reason: "law", By: []string{"a"}}
+	floor := record.Record{Kind: record.Floor, Subject: record.Subject{All: true}, Keep: kassett.Age{Days: 30}, Reason: "law", By: []string{"a"}}
 	past := dated("past", noon.AddDate(-20, 0, 0), noon.AddDate(0, 0, -1))
 	unknown := *past // as a caller has it that named it by its ID
 	unknown.Received = time.Time{}
-	if refused := snapshot.NewGuard([]repo.Record{floor}, append(all, past), noon).Removals([]*snapshot.Snapshot{&unknown}); refused[past.ID] == nil {
+	if refused := snapshot.NewGuard([]record.Record{floor}, append(all, past), noon).Removals([]*snapshot.Snapshot{&unknown}); refused[past.ID] == nil {
 		t.Error("a date in the past leads round a floor")
 	}
-	retire := repo.Record{Kind: repo.RetireRecord, Subject: repo.Subject{Host: "ward3"}, Created: noon.AddDate(0, 0, -2), Reason: "sold", By: []string{"a"}}
+	retire := record.Record{Kind: record.Retire, Subject: record.Subject{Host: "ward3"}, Created: noon.AddDate(0, 0, -2), Reason: "sold", By: []string{"a"}}
 	only := []*snapshot.Snapshot{past}
-	if refused := snapshot.NewGuard([]repo.Record{retire}, only, noon).Removals(only); refused[past.ID] == nil {
+	if refused := snapshot.NewGuard([]record.Record{retire}, only, noon).Removals(only); refused[past.ID] == nil {
 		t.Error("a retirement signs off what came in later, dated before it")
 	}
 	// A tag or a rewrite of what a floor keeps by its receive time is allowed:
 	// the new file is received now.
-	if err := snapshot.NewGuard([]repo.Record{floor}, append(all, past), noon).Replacement(past, &unknown); err != nil {
+	if err := snapshot.NewGuard([]record.Record{floor}, append(all, past), noon).Replacement(past, &unknown); err != nil {
 		t.Errorf("Replacement: %v", err)
 	}
 }

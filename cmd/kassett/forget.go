@@ -39,11 +39,11 @@ func (c *countFlag) Set(s string) error {
 func (c *countFlag) Type() string { return "n" }
 
 // ageFlag is a span of the calendar, such as 1y5m7d2h.
-type ageFlag struct{ repo.Age }
+type ageFlag struct{ kassett.Age }
 
 // Set implements [pflag.Value].
 func (f *ageFlag) Set(s string) (err error) {
-	f.Age, err = repo.ParseAge(s)
+	f.Age, err = kassett.ParseAge(s)
 	return err
 }
 
@@ -52,7 +52,7 @@ func (f *ageFlag) Type() string { return "duration" }
 
 // String implements [pflag.Value].
 func (f *ageFlag) String() string {
-	if f.Age == (repo.Age{}) {
+	if f.Age == (kassett.Age{}) {
 		return ""
 	}
 	return f.Age.String()

@@ -11,6 +11,7 @@ import (
 
 	"kassett"
 	"kassett/repo"
+	"kassett/repo/record"
 	"kassett/snapshot"
 )
 
@@ -55,9 +56,9 @@ func (x *recordFlags) check(persons int) error {
 
 // record returns the record the flags describe, about the named snapshot if
 // there is one.
-func (x *recordFlags) record(ctx context.Context, r *repo.Repository, kind repo.RecordKind, given []string) (repo.Record, error) {
-	rec := repo.Record{Kind: kind, Created: time.Now(), Reason: x.reason, By: x.by, Keep: x.keep.Age, Until: x.until.Time}
-	rec.Subject = repo.Subject{All: x.all, Host: x.host, Paths: x.paths, Tags: splitTags(x.tags)}
+func (x *recordFlags) record(ctx context.Context, r *repo.Repository, kind record.Kind, given []string) (record.Record, error) {
+	rec := record.Record{Kind: kind, Created: time.Now(), Reason: x.reason, By: x.by, Keep: x.keep.Age, Until: x.until.Time}
+	rec.Subject = record.Subject{All: x.all, Host: x.host, Paths: x.paths, Tags: splitTags(x.tags)}
 	if len(given) == 1 {
 		sn, sub, err := snapshot.Find(ctx, r, snapshot.Filter{}, given[0])
 		switch {
@@ -88,7 +89,7 @@ repository; forget and rewrite obey them. Lifting one takes two names.`,
 			return invalid("hold", safe(given[0]), "use kassett hold add, list, lift or retire", errors.New("there is no such command"))
 		},
 	}
-	cmd.AddCommand(a.holdAddCommand(), a.recordListCommand("Holds that stand", repo.HoldRecord, repo.RetireRecord),
+	cmd.AddCommand(a.holdAddCommand(), a.recordListCommand("Holds that stand", record.Hold, record.Retire),
 		a.holdLiftCommand(), a.holdRetireCommand())
 	return cmd
 }
@@ -100,7 +101,7 @@ func (a *app) holdAddCommand() *cobra.Command {
 		Short: "Hold a snapshot, or all of a source",
 		Args:  args(0, 1, "at most one snapshot"),
 		RunE: func(cmd *cobra.Command, given []string) error {
-			return a.addRecord(cmd.Context(), &x, repo.HoldRecord, given)
+			return a.addRecord(cmd.Context(), &x, record.Hold, given)
 		},
 	}
 	x.subjectFlags(cmd)
@@ -121,7 +122,7 @@ func (a *app) holdLiftCommand() *cobra.Command {
 				return err
 			}
 			return a.within(cmd.Context(), exclusive, func(ctx context.Context, r *repo.Repository) error {
-				rec, err := x.record(ctx, r, repo.LiftRecord, nil)
+				rec, err := x.record(ctx, r, record.Lift, nil)
 				if err != nil {
 					return err
 				}
@@ -145,7 +146,7 @@ func (a *app) holdRetireCommand() *cobra.Command {
 broken must not lose it. Retire says that the source is gone for good.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.addRecord(cmd.Context(), &x, repo.RetireRecord, nil)
+			return a.addRecord(cmd.Context(), &x, record.Retire, nil)
 		},
 	}
 	x.subjectFlags(cmd)
@@ -171,7 +172,7 @@ beside the repository. kassett hold lift ends one.`,
 		Short: "Set a floor for a snapshot, a source or everything",
 		Args:  args(0, 1, "at most one snapshot"),
 		RunE: func(cmd *cobra.Command, given []string) error {
-			return a.addRecord(cmd.Context(), &x, repo.FloorRecord, given)
+			return a.addRecord(cmd.Context(), &x, record.Floor, given)
 		},
 	}
 	x.subjectFlags(set)
@@ -179,12 +180,12 @@ beside the repository. kassett hold lift ends one.`,
 	set.Flags().BoolVar(&x.all, "all", false, "every snapshot of the repository")
 	set.Flags().Var(&x.keep, "keep", "keep for this `duration` after the snapshot's time, such as 10y")
 	set.Flags().Var(&x.until, "until", "keep until this `day`")
-	cmd.AddCommand(set, a.recordListCommand("Floors that stand", repo.FloorRecord))
+	cmd.AddCommand(set, a.recordListCommand("Floors that stand", record.Floor))
 	return cmd
 }
 
 // addRecord makes, signs and stores a record.
-func (a *app) addRecord(ctx context.Context, x *recordFlags, kind repo.RecordKind, given []string) error {
+func (a *app) addRecord(ctx context.Context, x *recordFlags, kind record.Kind, given []string) error {
 	if err := x.check(1); err != nil {
 		return err
 	}
@@ -197,8 +198,8 @@ func (a *app) addRecord(ctx context.Context, x *recordFlags, kind repo.RecordKin
 	})
 }
 
-func (a *app) storeRecord(ctx context.Context, r *repo.Repository, rec repo.Record) error {
-	id, err := r.AddRecord(ctx, rec)
+func (a *app) storeRecord(ctx context.Context, r *repo.Repository, rec record.Record) error {
+	id, err := r.Records().Add(ctx, rec)
 	if err != nil {
 		return err
 	}
@@ -210,7 +211,7 @@ func (a *app) storeRecord(ctx context.Context, r *repo.Repository, rec repo.Reco
 
 // findRecord returns the ID of the one standing record that begins with prefix.
 func findRecord(ctx context.Context, r *repo.Repository, prefix string) (kassett.ID, error) {
-	all, err := r.Records(ctx)
+	all, err := r.Records().Standing(ctx)
 	if err != nil {
 		return kassett.ID{}, err
 	}
@@ -231,32 +232,32 @@ func findRecord(ctx context.Context, r *repo.Repository, prefix string) (kassett
 }
 
 // recordListCommand lists the records of some kinds.
-func (a *app) recordListCommand(title string, kinds ...repo.RecordKind) *cobra.Command {
+func (a *app) recordListCommand(title string, kinds ...record.Kind) *cobra.Command {
 	return &cobra.Command{
 		Use:   "list",
 		Short: title,
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.within(cmd.Context(), reading, func(ctx context.Context, r *repo.Repository) error {
-				all, err := r.Records(ctx)
+				all, err := r.Records().Standing(ctx)
 				if err != nil {
 					return err
 				}
-				return a.listRecords(slices.DeleteFunc(all, func(rec repo.Record) bool { return !slices.Contains(kinds, rec.Kind) }))
+				return a.listRecords(slices.DeleteFunc(all, func(rec record.Record) bool { return !slices.Contains(kinds, rec.Kind) }))
 			})
 		},
 	}
 }
 
-func (a *app) listRecords(all []repo.Record) error {
+func (a *app) listRecords(all []record.Record) error {
 	if a.flags.json {
-		type record struct {
+		type listed struct {
 			ID kassett.ID `json:"id"`
-			repo.Record
+			record.Record
 		}
-		out := make([]record, 0, len(all))
+		out := make([]listed, 0, len(all))
 		for _, rec := range all {
-			out = append(out, record{rec.ID, rec})
+			out = append(out, listed{rec.ID, rec})
 		}
 		return a.json(out)
 	}
@@ -267,7 +268,7 @@ func (a *app) listRecords(all []repo.Record) error {
 	return t.write(a.out)
 }
 
-func subjectText(s repo.Subject) string {
+func subjectText(s record.Subject) string {
 	switch {
 	case s.All:
 		return "everything"
@@ -277,9 +278,9 @@ func subjectText(s repo.Subject) string {
 	return strings.TrimSuffix(strings.TrimPrefix(groupTitle(snapshot.GroupKey{Hostname: s.Host, Paths: s.Paths, Tags: s.Tags}), "snapshots of "), ":")
 }
 
-func spanText(rec repo.Record) string {
+func spanText(rec record.Record) string {
 	var parts []string
-	if rec.Keep != (repo.Age{}) {
+	if rec.Keep != (kassett.Age{}) {
 		parts = append(parts, rec.Keep.String())
 	}
 	if !rec.Until.IsZero() {
@@ -288,7 +289,7 @@ func spanText(rec repo.Record) string {
 	switch {
 	case len(parts) > 0:
 		return strings.Join(parts, " and ")
-	case rec.Kind == repo.HoldRecord:
+	case rec.Kind == record.Hold:
 		return "until lifted"
 	}
 	return ""

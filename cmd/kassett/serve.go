@@ -17,7 +17,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"kassett"
-	"kassett/repo"
+	"kassett/repo/record"
 	"kassett/storage/local"
 	"kassett/storage/rest"
 )
@@ -305,11 +305,11 @@ type judge struct{}
 
 // Vet implements [rest.Records].
 func (judge) Vet(ctx context.Context, beside kassett.Beside, name string, file []byte) (lifts bool, err error) {
-	kind, err := repo.VetRecord(ctx, beside, name, file)
-	return kind == repo.LiftRecord || kind == repo.RetireRecord, err
+	kind, err := record.Vet(ctx, beside, name, file)
+	return kind == record.Lift || kind == record.Retire, err
 }
 
 // MayForget implements [rest.Records].
 func (judge) MayForget(ctx context.Context, st kassett.Storage, in kassett.Info, now time.Time) error {
-	return repo.MayForget(ctx, st, in, now)
+	return record.MayForget(ctx, st, in, now)
 }

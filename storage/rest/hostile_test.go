@@ -23,6 +23,7 @@ import (
 
 	"kassett"
 	"kassett/repo"
+	"kassett/repo/record"
 	"kassett/snapshot"
 	"kassett/storage/rest"
 	"kassett/storage/storagetest"
@@ -622,7 +623,7 @@ func TestRecordsAtTheDoor(t *testing.T) {
 		return id
 	}
 	one, two := save("one"), save("two")
-	hold, err := r.AddRecord(ctx, repo.Record{Kind: repo.HoldRecord, Subject: repo.Subject{Snapshot: one}, Reason: "case 7", By: []string{"Ada"}})
+	hold, err := r.Records().Add(ctx, record.Record{Kind: record.Hold, Subject: record.Subject{Snapshot: one}, Reason: "case 7", By: []string{"Ada"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -632,8 +633,8 @@ func TestRecordsAtTheDoor(t *testing.T) {
 	if a := s.ask(t, "pruner", "DELETE", "/host/snapshots/"+two.String(), nil); a.status != 200 {
 		t.Errorf("a snapshot that is not held, while the held one is there: %d %q", a.status, a.body)
 	}
-	lift := repo.Record{Kind: repo.LiftRecord, Lifts: hold, Reason: "closed", By: []string{"Ada", "Bo"}}
-	if _, err := r.AddRecord(ctx, lift); kassett.KindOf(err) != kassett.Denied {
+	lift := record.Record{Kind: record.Lift, Lifts: hold, Reason: "closed", By: []string{"Ada", "Bo"}}
+	if _, err := r.Records().Add(ctx, lift); kassett.KindOf(err) != kassett.Denied {
 		t.Errorf("a lift by who may append: %v", err)
 	}
 	forged := []byte(`{"kassett":"record/1"}` + "\n" + `{"ed25519":"","signature":""}` + "\n")
@@ -646,7 +647,7 @@ func TestRecordsAtTheDoor(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer full.Close()
-	if _, err := full.AddRecord(ctx, lift); err != nil {
+	if _, err := full.Records().Add(ctx, lift); err != nil {
 		t.Errorf("a lift by who may remove: %v", err)
 	}
 	if a := s.ask(t, "pruner", "DELETE", "/host/snapshots/"+one.String(), nil); a.status != 200 {

@@ -17,7 +17,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"kassett"
-	"kassett/repo"
+	"kassett/repo/record"
 	"kassett/storage/local"
 	"kassett/storage/rest"
 )
@@ -51,12 +51,12 @@ func clients(t *testing.T, lines ...string) *rest.Clients {
 type records struct{}
 
 func (records) Vet(ctx context.Context, beside kassett.Beside, name string, file []byte) (bool, error) {
-	kind, err := repo.VetRecord(ctx, beside, name, file)
-	return kind == repo.LiftRecord || kind == repo.RetireRecord, err
+	kind, err := record.Vet(ctx, beside, name, file)
+	return kind == record.Lift || kind == record.Retire, err
 }
 
 func (records) MayForget(ctx context.Context, st kassett.Storage, in kassett.Info, now time.Time) error {
-	return repo.MayForget(ctx, st, in, now)
+	return record.MayForget(ctx, st, in, now)
 }
 
 // logged is a log that tests look into.

@@ -1,4 +1,4 @@
-package repo
+package record
 
 import (
 	"bytes"
@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -18,33 +17,50 @@ import (
 	"kassett"
 )
 
-// Where records rest beside a repository.
 const (
-	recordFolder = "records"
-	recordSuffix = ".json"
-	signerName   = "records/signer"
+	// Folder holds all records of a repository, beside it.
+	Folder = "records"
+	// Suffix is what the name of a record ends with, after its ID.
+	Suffix     = ".json"
+	signerName = "records/signer"
 )
 
 // maxAfter bounds how many records one record names.
 const maxAfter = 64
 
-// recordSigned is the file records/signer: the public key that records are
+// signed is the file records/signer: the public key that records are
 // verified with by those who cannot open the repository.
-type recordSigned struct {
+type signed struct {
 	Format     string `json:"kassett"` // "signer/1"
 	Repository string `json:"repository"`
 	Signer     []byte `json:"ed25519"`
 }
 
-// AddRecord signs and stores a record and returns its ID. Created is filled in
-// when zero. A lift must name a record that is there, or one that is damaged or
-// gone: then it says that two persons know. Errors are [kassett.Invalid] when
-// the record makes no sense or the storage has no place for it.
-func (r *Repository) AddRecord(ctx context.Context, rec Record) (kassett.ID, error) {
+// Store is the records of one repository, for those who can open it. Its methods
+// are safe for many goroutines.
+type Store struct {
+	// Storage is where the repository rests.
+	Storage kassett.Storage
+	// Repository is the ID in its config.
+	Repository string
+	// Secret are 32 bytes that everyone has who can open the repository, and
+	// nobody else: the seed of the signing key.
+	Secret []byte
+	// Connections is how many records are read side by side.
+	Connections int
+	// Pass, if not nil, is asked right before a record is written.
+	Pass func(context.Context) error
+}
+
+// Add signs and stores a record and returns its ID. Created is filled in when
+// zero. A lift must name a record that is there, or one that is damaged or gone:
+// then it says that two persons know. Errors are [kassett.Invalid] when the
+// record makes no sense or the storage has no place for it.
+func (t *Store) Add(ctx context.Context, rec Record) (kassett.ID, error) {
 	invalid := func(err error, hint string) error {
 		return &kassett.Error{Op: "add record", What: string(rec.Kind), Kind: kassett.Invalid, Err: err, Hint: hint}
 	}
-	beside, ok := kassett.As[kassett.Beside](r.storage)
+	beside, ok := kassett.As[kassett.Beside](t.Storage)
 	if !ok {
 		return kassett.ID{}, invalid(errors.New("this storage keeps no files beside a repository"),
 			"keep the repository on storage that does: a folder or an S3 bucket")
@@ -55,16 +71,16 @@ func (r *Repository) AddRecord(ctx context.Context, rec Record) (kassett.ID, err
 	if err := rec.check(); err != nil {
 		return kassett.ID{}, invalid(err, "")
 	}
-	book, err := r.readRecords(ctx)
+	book, err := t.read(ctx)
 	if err != nil {
 		return kassett.ID{}, err
 	}
-	if rec.Kind == LiftRecord {
+	if rec.Kind == Lift {
 		if err := book.mayLift(rec.Lifts); err != nil {
 			return kassett.ID{}, invalid(err, "list the records with their IDs")
 		}
 	}
-	s := r.signer()
+	s := newSigner(t.Repository, t.Secret)
 	file, err := s.encode(rec, book.heads())
 	if err != nil {
 		return kassett.ID{}, fmt.Errorf("sign record: %w", err)
@@ -72,29 +88,31 @@ func (r *Repository) AddRecord(ctx context.Context, rec Record) (kassett.ID, err
 	if _, err := s.decode(file); err != nil { // too long, above all
 		return kassett.ID{}, invalid(err, "")
 	}
-	if err := r.pass(ctx); err != nil {
-		return kassett.ID{}, err
+	if t.Pass != nil {
+		if err := t.Pass(ctx); err != nil {
+			return kassett.ID{}, err
+		}
 	}
 	if err := pinSigner(ctx, beside, s); err != nil {
 		return kassett.ID{}, err
 	}
 	id := kassett.Hash(file)
-	name := recordName(id)
+	name := fileName(id)
 	if err := beside.PutBeside(ctx, name, kassett.BytesBody(file, id)); err != nil {
 		return kassett.ID{}, fmt.Errorf("write %s: %w", name, err)
 	}
 	return id, nil
 }
 
-func recordName(id kassett.ID) string { return recordFolder + "/" + id.String() + recordSuffix }
+func fileName(id kassett.ID) string { return Folder + "/" + id.String() + Suffix }
 
-// Records returns the records that stand: verified, oldest first, without lifts
+// Standing returns the records that stand: verified, oldest first, without lifts
 // and what they lifted, but with those whose date has passed. A record that was
 // changed, cut, taken away or brought from elsewhere is a [kassett.Corrupt]
 // error that names its file, and nothing must be forgotten then. Storage that
 // keeps no files beside a repository has none.
-func (r *Repository) Records(ctx context.Context) ([]Record, error) {
-	book, err := r.readRecords(ctx)
+func (t *Store) Standing(ctx context.Context) ([]Record, error) {
+	book, err := t.read(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -104,43 +122,43 @@ func (r *Repository) Records(ctx context.Context) ([]Record, error) {
 	return book.standing(), nil
 }
 
-// RecordHistory returns every record that can be verified, oldest first, lifts
-// and lifted ones too. What [Repository.Records] would refuse is in the error,
-// beside the records.
-func (r *Repository) RecordHistory(ctx context.Context) ([]Record, error) {
-	book, err := r.readRecords(ctx)
+// History returns every record that can be verified, oldest first, lifts and
+// lifted ones too. What [Store.Standing] would refuse is in the error, beside
+// the records.
+func (t *Store) History(ctx context.Context) ([]Record, error) {
+	book, err := t.read(ctx)
 	if err != nil {
 		return nil, err
 	}
 	return book.sorted(), book.trouble()
 }
 
-// recordBook is all that was found below records/.
-type recordBook struct {
-	good   map[kassett.ID]*recordPayload
+// book is all that was found below records/.
+type book struct {
+	good   map[kassett.ID]*payload
 	bad    map[kassett.ID]error // damaged, or named by others and gone
 	pinned error                // what is wrong with records/signer
 }
 
-// readRecords reads all records. Its error is that they could not be looked at.
-func (r *Repository) readRecords(ctx context.Context) (*recordBook, error) {
-	beside, ok := kassett.As[kassett.Beside](r.storage)
+// read reads all records. Its error is that they could not be looked at.
+func (t *Store) read(ctx context.Context) (*book, error) {
+	beside, ok := kassett.As[kassett.Beside](t.Storage)
 	if !ok {
-		return &recordBook{}, nil
+		return &book{}, nil
 	}
-	return readBook(ctx, beside, r.signer().recordVerifier, r.Connections())
+	return readBook(ctx, beside, newSigner(t.Repository, t.Secret).verifier, t.Connections)
 }
 
 // readBook reads the records beside a repository, with so many calls side by
 // side.
-func readBook(ctx context.Context, beside kassett.Beside, v recordVerifier, connections int) (*recordBook, error) {
-	book := &recordBook{good: make(map[kassett.ID]*recordPayload), bad: make(map[kassett.ID]error)}
+func readBook(ctx context.Context, beside kassett.Beside, v verifier, connections int) (*book, error) {
+	book := &book{good: make(map[kassett.ID]*payload), bad: make(map[kassett.ID]error)}
 	var ids []kassett.ID
-	for info, err := range beside.ListBeside(ctx, recordFolder) {
+	for info, err := range beside.ListBeside(ctx, Folder) {
 		if err != nil {
 			return nil, fmt.Errorf("list records: %w", err)
 		}
-		name, isRecord := strings.CutSuffix(strings.TrimPrefix(info.Name, recordFolder+"/"), recordSuffix)
+		name, isRecord := strings.CutSuffix(strings.TrimPrefix(info.Name, Folder+"/"), Suffix)
 		if info.Name == signerName || !isRecord {
 			continue
 		}
@@ -148,12 +166,12 @@ func readBook(ctx context.Context, beside kassett.Beside, v recordVerifier, conn
 		if err != nil {
 			// A record under a wrong name; the ID it has here is only
 			// to tell it from others.
-			book.bad[kassett.Hash([]byte(info.Name))] = badRecord(info.Name, err)
+			book.bad[kassett.Hash([]byte(info.Name))] = bad(info.Name, err)
 			continue
 		}
 		ids = append(ids, id)
 	}
-	found := make([]*recordPayload, len(ids))
+	found := make([]*payload, len(ids))
 	faults := make([]error, len(ids))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(connections)
@@ -186,47 +204,47 @@ func readBook(ctx context.Context, beside kassett.Beside, v recordVerifier, conn
 
 // readRecord returns the record, or what is wrong with it, or that it could not
 // be looked at.
-func readRecord(ctx context.Context, beside kassett.Beside, v recordVerifier, id kassett.ID) (p *recordPayload, fault, err error) {
-	name := recordName(id)
-	file, err := readBeside(ctx, beside, name, maxRecord)
+func readRecord(ctx context.Context, beside kassett.Beside, v verifier, id kassett.ID) (p *payload, fault, err error) {
+	name := fileName(id)
+	file, err := kassett.ReadBeside(ctx, beside, name, maxSize)
 	switch kassett.KindOf(err) {
 	case kassett.NotFound: // taken away since it was listed
-		return nil, badRecord(name, errors.New("it is gone")), nil
+		return nil, bad(name, errors.New("it is gone")), nil
 	case kassett.Corrupt:
-		return nil, badRecord(name, err), nil
+		return nil, bad(name, err), nil
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("read %s: %w", name, err)
 	}
 	if sum := kassett.Hash(file); sum != id {
-		return nil, badRecord(name, fmt.Errorf("its bytes have the hash %s", sum)), nil
+		return nil, bad(name, fmt.Errorf("its bytes have the hash %s", sum)), nil
 	}
 	p, err = v.decode(file)
 	if err != nil {
-		return nil, badRecord(name, err), nil
+		return nil, bad(name, err), nil
 	}
 	return p, nil, nil
 }
 
 // judge finds the records that are gone although others name them, and forgets
 // the faults of those that a lift names.
-func (b *recordBook) judge() {
+func (b *book) judge() {
 	for _, p := range b.good {
 		for _, id := range p.After {
 			if b.good[id] == nil && b.bad[id] == nil {
-				b.bad[id] = badRecord(recordName(id), fmt.Errorf("it is gone, but record %s came after it", p.ID.Short()))
+				b.bad[id] = bad(fileName(id), fmt.Errorf("it is gone, but record %s came after it", p.ID.Short()))
 			}
 		}
 	}
 	for _, p := range b.good {
-		if p.Kind == LiftRecord {
+		if p.Kind == Lift {
 			delete(b.bad, p.Lifts)
 		}
 	}
 }
 
 // trouble returns everything that is wrong, or nil.
-func (b *recordBook) trouble() error {
+func (b *book) trouble() error {
 	const most = 20 // of a thousand faults the first tell enough
 	faults := []error{b.pinned}
 	for _, id := range slices.SortedFunc(maps.Keys(b.bad), kassett.ID.Compare) {
@@ -238,7 +256,7 @@ func (b *recordBook) trouble() error {
 }
 
 // sorted returns the good records, oldest first.
-func (b *recordBook) sorted() []Record {
+func (b *book) sorted() []Record {
 	all := make([]Record, 0, len(b.good))
 	for _, p := range b.good {
 		all = append(all, p.Record)
@@ -250,18 +268,18 @@ func (b *recordBook) sorted() []Record {
 }
 
 // standing returns the good records that count, oldest first.
-func (b *recordBook) standing() []Record {
+func (b *book) standing() []Record {
 	lifted := make(map[kassett.ID]bool)
 	for _, p := range b.good {
-		if p.Kind == LiftRecord {
+		if p.Kind == Lift {
 			lifted[p.Lifts] = true
 		}
 	}
-	return slices.DeleteFunc(b.sorted(), func(rec Record) bool { return rec.Kind == LiftRecord || lifted[rec.ID] })
+	return slices.DeleteFunc(b.sorted(), func(rec Record) bool { return rec.Kind == Lift || lifted[rec.ID] })
 }
 
 // heads returns the records that no other names.
-func (b *recordBook) heads() []kassett.ID {
+func (b *book) heads() []kassett.ID {
 	named := make(map[kassett.ID]bool)
 	for _, p := range b.good {
 		for _, id := range p.After {
@@ -279,18 +297,18 @@ func (b *recordBook) heads() []kassett.ID {
 }
 
 // mayLift reports why the record id cannot be lifted.
-func (b *recordBook) mayLift(id kassett.ID) error {
+func (b *book) mayLift(id kassett.ID) error {
 	p, bad := b.good[id], b.bad[id]
 	switch {
 	case p == nil && bad == nil:
 		return fmt.Errorf("there is no record %s", id)
-	case p != nil && p.Kind == LiftRecord:
+	case p != nil && p.Kind == Lift:
 		return fmt.Errorf("record %s is itself a lift; add what it lifted again instead", id.Short())
 	}
 	return nil
 }
 
-func badRecord(name string, err error) error {
+func bad(name string, err error) error {
 	kind := kassett.Corrupt
 	if kassett.KindOf(err) == kassett.Invalid {
 		kind = kassett.Invalid // signed here, by a newer version
@@ -302,15 +320,15 @@ func badRecord(name string, err error) error {
 }
 
 // pinSigner writes records/signer, or makes sure it is ours.
-func pinSigner(ctx context.Context, beside kassett.Beside, s recordSigner) error {
-	b, err := json.Marshal(recordSigned{Format: "signer/1", Repository: s.repository, Signer: s.public})
+func pinSigner(ctx context.Context, beside kassett.Beside, s signer) error {
+	b, err := json.Marshal(signed{Format: "signer/1", Repository: s.repository, Signer: s.public})
 	if err != nil {
 		return err
 	}
 	b = append(b, '\n')
 	err = beside.PutBeside(ctx, signerName, kassett.BytesBody(b, kassett.Hash(b)))
 	if kassett.KindOf(err) == kassett.Exists {
-		return checkSigner(ctx, beside, s.recordVerifier)
+		return checkSigner(ctx, beside, s.verifier)
 	}
 	if err != nil {
 		return fmt.Errorf("write %s: %w", signerName, err)
@@ -320,34 +338,20 @@ func pinSigner(ctx context.Context, beside kassett.Beside, s recordSigner) error
 
 // checkSigner compares records/signer with our own key. One that is gone is no
 // fault: it is for others, and the next record brings it back.
-func checkSigner(ctx context.Context, beside kassett.Beside, v recordVerifier) error {
-	b, err := readBeside(ctx, beside, signerName, maxRecord)
+func checkSigner(ctx context.Context, beside kassett.Beside, v verifier) error {
+	b, err := kassett.ReadBeside(ctx, beside, signerName, maxSize)
 	if kassett.KindOf(err) == kassett.NotFound {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("read %s: %w", signerName, err)
 	}
-	var have recordSigned
+	var have signed
 	if err := decodeStrict(b, &have); err != nil {
-		return badRecord(signerName, err)
+		return bad(signerName, err)
 	}
 	if have.Format != "signer/1" || have.Repository != v.repository || !bytes.Equal(have.Signer, v.public) {
-		return badRecord(signerName, errors.New("it names another repository or another key"))
+		return bad(signerName, errors.New("it names another repository or another key"))
 	}
 	return nil
-}
-
-// readBeside reads one file of at most limit bytes beside a repository.
-func readBeside(ctx context.Context, beside kassett.Beside, name string, limit int64) (b []byte, err error) {
-	rc, err := beside.GetBeside(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, rc.Close()) }()
-	b, err = io.ReadAll(io.LimitReader(rc, limit+1))
-	if err == nil && int64(len(b)) > limit {
-		err = &kassett.Error{Kind: kassett.Corrupt, Err: fmt.Errorf("it has more than %d bytes", limit)}
-	}
-	return b, err
 }

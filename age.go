@@ -1,4 +1,4 @@
-package repo
+package kassett
 
 import (
 	"errors"
@@ -6,8 +6,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"kassett"
 )
 
 // Age is a span of the calendar: a month is a month, however many days it has.
@@ -18,11 +16,11 @@ type Age struct{ Years, Months, Days, Hours int }
 const maxAge = 1_000_000
 
 // ParseAge reads numbers with the units y, m, d and h, each at most once and in
-// this order: "10y", "1y6m", "36h". Anything else is an [kassett.Invalid] error.
+// this order: "10y", "1y6m", "36h". Anything else is an [Invalid] error.
 func ParseAge(s string) (Age, error) {
 	bad := func(why string) (Age, error) {
-		return Age{}, &kassett.Error{
-			Op: "parse age", What: fmt.Sprintf("%.40q", s), Kind: kassett.Invalid, Err: errors.New(why),
+		return Age{}, &Error{
+			Op: "parse age", What: fmt.Sprintf("%.40q", s), Kind: Invalid, Err: errors.New(why),
 			Hint: "give years, months, days and hours in this order, like 10y6m, 30d or 12h",
 		}
 	}

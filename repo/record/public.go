@@ -1,4 +1,4 @@
-package repo
+package record
 
 import (
 	"context"
@@ -16,32 +16,32 @@ const readers = 4
 // publicVerifier returns what records/signer verifies records with: the public
 // half of what docs/formats/records.md says under "The key". A repository
 // without the file has no records.
-func publicVerifier(ctx context.Context, beside kassett.Beside) (recordVerifier, error) {
-	b, err := readBeside(ctx, beside, signerName, maxRecord)
+func publicVerifier(ctx context.Context, beside kassett.Beside) (verifier, error) {
+	b, err := kassett.ReadBeside(ctx, beside, signerName, maxSize)
 	if err != nil {
-		return recordVerifier{}, fmt.Errorf("read %s: %w", signerName, err)
+		return verifier{}, fmt.Errorf("read %s: %w", signerName, err)
 	}
 	return parseSigner(b)
 }
 
-func parseSigner(b []byte) (recordVerifier, error) {
-	var have recordSigned
+func parseSigner(b []byte) (verifier, error) {
+	var have signed
 	if err := decodeStrict(b, &have); err != nil {
-		return recordVerifier{}, badRecord(signerName, err)
+		return verifier{}, bad(signerName, err)
 	}
-	v := recordVerifier{have.Repository, have.Signer}
+	v := verifier{have.Repository, have.Signer}
 	if have.Format != "signer/1" || len(have.Signer) != len(kassett.ID{}) || have.Repository == "" {
-		return recordVerifier{}, badRecord(signerName, errors.New("it is no public key"))
+		return verifier{}, bad(signerName, errors.New("it is no public key"))
 	}
 	return v, nil
 }
 
-// VetRecord looks at a file that is to be stored below records/, as a server
+// Vet looks at a file that is to be stored below records/, as a server
 // without the password can: it must be a public key, or a record that this key
 // verifies. It returns the record's kind, "" of the key. What it does not let
 // pass is an [kassett.Invalid] error.
-func VetRecord(ctx context.Context, beside kassett.Beside, name string, file []byte) (RecordKind, error) {
-	bad := func(err error) (RecordKind, error) {
+func Vet(ctx context.Context, beside kassett.Beside, name string, file []byte) (Kind, error) {
+	bad := func(err error) (Kind, error) {
 		return "", &kassett.Error{Op: "look at", What: name, Kind: kassett.Invalid, Err: err}
 	}
 	if name == signerName {
@@ -50,7 +50,7 @@ func VetRecord(ctx context.Context, beside kassett.Beside, name string, file []b
 		}
 		return "", nil
 	}
-	if name != recordName(kassett.Hash(file)) {
+	if name != fileName(kassett.Hash(file)) {
 		return bad(errors.New("its name is not that of a record"))
 	}
 	v, err := publicVerifier(ctx, beside)
@@ -114,16 +114,16 @@ func MayForget(ctx context.Context, st kassett.Storage, in kassett.Info, now tim
 func keepsBlindly(ctx context.Context, st kassett.Storage, rec *Record, in kassett.Info, now time.Time) (string, error) {
 	until := rec.Until
 	switch {
-	case rec.Kind == HoldRecord && until.IsZero():
+	case rec.Kind == Hold && until.IsZero():
 		until = now.AddDate(1, 0, 0) // longer than it takes to ask again
-	case rec.Kind == HoldRecord:
-	case rec.Kind == FloorRecord && rec.Keep != (Age{}) && in.Received.IsZero():
+	case rec.Kind == Hold:
+	case rec.Kind == Floor && rec.Keep != (kassett.Age{}) && in.Received.IsZero():
 		until = now.AddDate(1, 0, 0) // nobody knows how old it is
-	case rec.Kind == FloorRecord && rec.Keep != (Age{}):
+	case rec.Kind == Floor && rec.Keep != (kassett.Age{}):
 		if t := rec.Keep.After(in.Received); t.After(until) {
 			until = t
 		}
-	case rec.Kind == FloorRecord:
+	case rec.Kind == Floor:
 	default:
 		return "", nil
 	}

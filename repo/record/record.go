@@ -1,4 +1,12 @@
-package repo
+// Package record keeps signed statements beside a repository about what may be
+// forgotten: floors, holds, lifts and retirements. Whoever can open the
+// repository can sign them; a server without the password verifies them with
+// their public key, and refuses what they forbid as far as it can tell.
+//
+// The format is described in docs/formats/records.md.
+//
+// It may import the root package.
+package record
 
 import (
 	"bytes"
@@ -16,22 +24,22 @@ import (
 	"kassett"
 )
 
-// RecordKind says what a [Record] does.
-type RecordKind string
+// Kind says what a [Record] does.
+type Kind string
 
 // The kinds of record.
 const (
-	// FloorRecord: nothing of its subject is forgotten before it has the
+	// Floor: nothing of its subject is forgotten before it has the
 	// age Keep, nor before Until.
-	FloorRecord RecordKind = "floor"
-	// HoldRecord: its subject is not forgotten until Until; for ever when
+	Floor Kind = "floor"
+	// Hold: its subject is not forgotten until Until; for ever when
 	// that is zero.
-	HoldRecord RecordKind = "hold"
-	// LiftRecord: the record named by Lifts no longer counts.
-	LiftRecord RecordKind = "lift"
-	// RetireRecord: its source is signed off; its last good snapshot may
+	Hold Kind = "hold"
+	// Lift: the record named by Lifts no longer counts.
+	Lift Kind = "lift"
+	// Retire: its source is signed off; its last good snapshot may
 	// go when nothing else holds it.
-	RetireRecord RecordKind = "retire"
+	Retire Kind = "retire"
 )
 
 // Subject says which snapshots a record is about. Either Snapshot is given, or
@@ -66,34 +74,34 @@ func (s Subject) given() (n int) {
 // Record is a signed statement beside a repository about what may be forgotten.
 // It is never changed; another record lifts it.
 type Record struct {
-	ID      kassett.ID `json:"-"` // SHA-256 of the stored file
-	Kind    RecordKind `json:"kind"`
-	Created time.Time  `json:"created"` // by the clock of its maker
-	Subject Subject    `json:"subject,omitzero"`
-	Keep    Age        `json:"keep,omitzero"`  // of a floor
-	Until   time.Time  `json:"until,omitzero"` // of a floor or hold
-	Lifts   kassett.ID `json:"lifts,omitzero"` // of a lift: the record's ID
-	Reason  string     `json:"reason"`
-	By      []string   `json:"by"` // names of persons; a lift needs two
+	ID      kassett.ID  `json:"-"` // SHA-256 of the stored file
+	Kind    Kind        `json:"kind"`
+	Created time.Time   `json:"created"` // by the clock of its maker
+	Subject Subject     `json:"subject,omitzero"`
+	Keep    kassett.Age `json:"keep,omitzero"`  // of a floor
+	Until   time.Time   `json:"until,omitzero"` // of a floor or hold
+	Lifts   kassett.ID  `json:"lifts,omitzero"` // of a lift: the record's ID
+	Reason  string      `json:"reason"`
+	By      []string    `json:"by"` // names of persons; a lift needs two
 }
 
-// recordFormat is the first thing in a record. It also keeps the signature from
+// format is the first thing in a record. It also keeps the signature from
 // being taken for one of something else.
-const recordFormat = "record/1"
+const format = "record/1"
 
 // Bounds of a stored record.
 const (
-	maxRecord = 64 << 10 // bytes
-	maxNames  = 16       // persons
+	maxSize  = 64 << 10 // bytes
+	maxNames = 16       // persons
 )
 
-// recordPayload is what is signed. A record file is two lines:
+// payload is what is signed. A record file is two lines:
 //
 //	┌──────────────────────────────────────────────────────────┐
 //	│ {"kassett":"record/1","repository":…,"kind":…,…,"nonce":…}⏎ │  signed, with its line end
 //	│ {"ed25519":"public key","signature":"…"}⏎                  │
 //	└──────────────────────────────────────────────────────────┘
-type recordPayload struct {
+type payload struct {
 	Format     string `json:"kassett"`
 	Repository string `json:"repository"` // the ID of its config
 	Record
@@ -103,8 +111,8 @@ type recordPayload struct {
 	Nonce string       `json:"nonce"` // two equal statements are two records
 }
 
-// recordSeal is the second line of a record file.
-type recordSeal struct {
+// seal is the second line of a record file.
+type seal struct {
 	Signer    []byte `json:"ed25519"` // public key
 	Signature []byte `json:"signature"`
 }
@@ -139,8 +147,8 @@ func (rec *Record) check() error {
 }
 
 func (rec *Record) checkKind(persons int) error {
-	subject, keep, until, lifts := rec.Subject.given(), rec.Keep != Age{}, !rec.Until.IsZero(), !rec.Lifts.IsZero()
-	if rec.Kind != LiftRecord {
+	subject, keep, until, lifts := rec.Subject.given(), rec.Keep != kassett.Age{}, !rec.Until.IsZero(), !rec.Lifts.IsZero()
+	if rec.Kind != Lift {
 		if subject != 1 {
 			return errors.New("its subject must be one of: a snapshot, a source, the whole repository")
 		}
@@ -149,19 +157,19 @@ func (rec *Record) checkKind(persons int) error {
 		}
 	}
 	switch rec.Kind {
-	case FloorRecord:
+	case Floor:
 		if !keep && !until {
 			return errors.New("a floor needs an age or a date")
 		}
-	case HoldRecord:
+	case Hold:
 		if keep {
 			return errors.New("a hold has a date or none, but no age")
 		}
-	case RetireRecord:
+	case Retire:
 		if !rec.Subject.source() || keep || until {
 			return errors.New("only a source is retired, and without age or date")
 		}
-	case LiftRecord:
+	case Lift:
 		if subject != 0 || keep || until || !lifts {
 			return errors.New("a lift names a record and nothing else")
 		}
@@ -174,34 +182,33 @@ func (rec *Record) checkKind(persons int) error {
 	return nil
 }
 
-// recordVerifier verifies the records of one repository.
-type recordVerifier struct {
+// verifier verifies the records of one repository.
+type verifier struct {
 	repository string
 	public     ed25519.PublicKey
 }
 
-// recordSigner signs and verifies the records of one repository.
-type recordSigner struct {
-	recordVerifier
+// signer signs and verifies the records of one repository.
+type signer struct {
+	verifier
 	key ed25519.PrivateKey
 }
 
-// signer derives the signing key. Whoever can open the repository can sign; who
-// cannot verifies with the public key in records/signer.
-func (r *Repository) signer() recordSigner {
-	id := r.Config().ID
-	key := ed25519.NewKeyFromSeed(r.key.subkey("kassett "+recordFormat+" ed25519", []byte(id)))
+// newSigner derives the signing key from a secret. Whoever has that can sign; who
+// has not verifies with the public key in records/signer.
+func newSigner(repository string, secret []byte) signer {
+	key := ed25519.NewKeyFromSeed(secret)
 	// A private key ends with the public one (RFC 8032).
 	public := ed25519.PublicKey(key[ed25519.PrivateKeySize-ed25519.PublicKeySize:])
-	return recordSigner{recordVerifier{id, public}, key}
+	return signer{verifier{repository, public}, key}
 }
 
 // encode returns the bytes of a record file.
-func (s recordSigner) encode(rec Record, after []kassett.ID) ([]byte, error) {
+func (s signer) encode(rec Record, after []kassett.ID) ([]byte, error) {
 	var nonce [16]byte
 	_, _ = rand.Read(nonce[:]) // never fails: it ends the program instead
-	p := recordPayload{
-		Format: recordFormat, Repository: s.repository, Record: rec,
+	p := payload{
+		Format: format, Repository: s.repository, Record: rec,
 		After: after, Nonce: fmt.Sprintf("%x", nonce),
 	}
 	line, err := json.Marshal(&p)
@@ -212,27 +219,27 @@ func (s recordSigner) encode(rec Record, after []kassett.ID) ([]byte, error) {
 }
 
 // sign appends the second line to the first, which ends with its line end.
-func (s recordSigner) sign(line []byte) []byte {
-	return recordSeal{s.public, ed25519.Sign(s.key, line)}.append(line)
+func (s signer) sign(line []byte) []byte {
+	return seal{s.public, ed25519.Sign(s.key, line)}.append(line)
 }
 
 // append appends the second line of a record to the first.
-func (s recordSeal) append(line []byte) []byte {
+func (s seal) append(line []byte) []byte {
 	return fmt.Appendf(line, "{\"ed25519\":\"%s\",\"signature\":\"%s\"}\n",
 		base64.StdEncoding.EncodeToString(s.Signer), base64.StdEncoding.EncodeToString(s.Signature))
 }
 
 // decode reads and verifies the bytes of a record file. An error that is not
 // [kassett.Invalid] means that they are not what was signed here.
-func (v recordVerifier) decode(file []byte) (*recordPayload, error) {
-	if len(file) > maxRecord {
-		return nil, fmt.Errorf("it has more than %d bytes", maxRecord)
+func (v verifier) decode(file []byte) (*payload, error) {
+	if len(file) > maxSize {
+		return nil, fmt.Errorf("it has more than %d bytes", maxSize)
 	}
 	end := bytes.IndexByte(file, '\n') + 1
 	if end == 0 || end == len(file) || file[len(file)-1] != '\n' {
 		return nil, errors.New("it is cut short")
 	}
-	var seal recordSeal
+	var seal seal
 	if err := decodeStrict(file[end:], &seal); err != nil {
 		return nil, fmt.Errorf("signature: %w", err)
 	}
@@ -254,13 +261,13 @@ func (v recordVerifier) decode(file []byte) (*recordPayload, error) {
 	if err := json.Unmarshal(file[:end], &head); err != nil {
 		return nil, err
 	}
-	if head.Format != recordFormat {
+	if head.Format != format {
 		return nil, &kassett.Error{
-			Kind: kassett.Invalid, Err: fmt.Errorf("its format is %.20q, only %s is known", head.Format, recordFormat),
+			Kind: kassett.Invalid, Err: fmt.Errorf("its format is %.20q, only %s is known", head.Format, format),
 			Hint: "use a newer Kassett",
 		}
 	}
-	p := &recordPayload{}
+	p := &payload{}
 	if err := decodeStrict(file[:end], p); err != nil {
 		return nil, err
 	}
