@@ -135,7 +135,7 @@ func wards() *treeSource {
 // Whatever happens between backups, all that a snapshot needs is retained.
 func TestRetainPromise(t *testing.T) {
 	t.Parallel()
-	for seed := range uint64(4) {
+	for seed := range uint64(3) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			random := rand.New(rand.NewPCG(seed, 5))
@@ -255,4 +255,27 @@ type refusingStorage struct{ *storagetest.Locked }
 
 func (refusingStorage) Retain(context.Context, kassett.StoredName, time.Time, time.Time) (time.Time, error) {
 	return time.Time{}, storagetest.ErrInjected
+}
+
+// What is copied to storage that retains files is promised there too.
+func TestRetainCopies(t *testing.T) {
+	t.Parallel()
+	from, _ := newRepo(t)
+	src := wards()
+	first := backUp(t, from, src, snapshot.BackupOptions{Host: "ward"})
+	src.add("ward1/file1", storagetest.Random(900, 8000))
+	src.touch("ward1/file1")
+	second := backUp(t, from, src, snapshot.BackupOptions{Host: "ward"})
+	p := newLockedPlace(t)
+	for _, sn := range []*snapshot.Snapshot{first, second} {
+		p.with(func(r *repo.Repository) {
+			var copied *snapshot.Snapshot
+			_, err := copyTo(t.Context(), from, r, []*snapshot.Snapshot{sn}, snapshot.CopyOptions{
+				Done: func(_ int, _, to *snapshot.Snapshot, _ bool) { copied = to },
+			})
+			must(t, err)
+			p.promised(r, copied)
+		})
+		p.wait(11 * oneDay)
+	}
 }

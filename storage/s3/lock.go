@@ -339,6 +339,18 @@ func (s *Storage) genuine(ctx context.Context, n kassett.StoredName, in minio.Ob
 	return nil
 }
 
+// marked reports whether there is no file of that name, but a mark over older
+// versions. Unlike Amazon's, versitygw takes such a name for one in use.
+func (s *Storage) marked(ctx context.Context, n kassett.StoredName) bool {
+	if _, err := s.stat(ctx, n); !isNotFound(err) {
+		return false
+	}
+	for v := range s.versionsOf(ctx, s.key(n)) {
+		return v.Err == nil
+	}
+	return false
+}
+
 // deleteLocked deletes a file of a bucket with object lock for good, if the
 // lock of none of its versions forbids it. A plain delete there only puts a mark
 // over what still takes room.

@@ -89,14 +89,15 @@ func (s *Storage) ifFree(o *minio.PutObjectOptions) {
 // putWhole stores a body in one request.
 func (s *Storage) putWhole(ctx context.Context, n kassett.StoredName, from *source) error {
 	body, key := from.body, s.key(n)
-	o := s.putOptions(n, body)
-	s.ifFree(&o)
-	if err := s.lock(ctx, n, &o); err != nil {
+	over := s.putOptions(n, body)
+	if err := s.lock(ctx, n, &over); err != nil {
 		return err
 	}
-	o.UserMetadata[checksumHeader] = base64.StdEncoding.EncodeToString(body.Sum[:])
+	over.UserMetadata[checksumHeader] = base64.StdEncoding.EncodeToString(body.Sum[:])
 	token := rand.Text()
-	o.UserMetadata[tokenName] = token
+	over.UserMetadata[tokenName] = token
+	o := over
+	s.ifFree(&o)
 	for try := 0; ; try++ {
 		_, err := s.core.PutObject(ctx, s.o.Bucket, key, from.reader(), body.Size, "", body.Sum.String(), o)
 		if failed := from.failure(); failed != nil {
@@ -108,6 +109,10 @@ func (s *Storage) putWhole(ctx context.Context, n kassett.StoredName, from *sour
 			if mine, statErr := s.mine(ctx, n, token); mine || statErr != nil {
 				return statErr
 			}
+		}
+		if code == minio.PreconditionFailed && try == 0 && from.memory != nil && s.marked(ctx, n) {
+			o = over
+			continue
 		}
 		// Of two puts at the same moment Amazon's refuses one for a while,
 		// without saying which has won.

@@ -263,6 +263,8 @@ func testHide(t *testing.T, s LockedStorage, _ Hostile) {
 	if all := versionsOf(t, s, kassett.StoredName{Handle: h}); len(all) != 2 || !all[0].Deleted {
 		t.Errorf("hidden, it has the versions %+v", all)
 	}
+	mustPut(t, s, kassett.IndexFile, b)
+	wantBytes(t, s, h, b)
 }
 
 func testForeign(t *testing.T, s LockedStorage, hostile Hostile) {
