@@ -193,6 +193,15 @@ func As[T any](s Storage) (T, bool) {
 	return inner, has
 }
 
+type treesKey struct{}
+
+// OfTrees marks the context of a Get of parts of a pack: what is read there are
+// trees, which are small and read again by almost every run. A cache keeps them.
+func OfTrees(ctx context.Context) context.Context { return context.WithValue(ctx, treesKey{}, true) }
+
+// AreTrees reports whether ctx is marked by [OfTrees].
+func AreTrees(ctx context.Context) bool { return ctx.Value(treesKey{}) != nil }
+
 // Parallel is the ability of a [Storage] to say how many calls pay side by
 // side: one on a spinning disk, several on flash, many across a network.
 type Parallel interface {

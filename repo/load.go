@@ -178,9 +178,17 @@ func (r *Repository) loadFrom(ctx context.Context, h BlobHandle, places []Locati
 	return nil, failed
 }
 
+// forType says to a cache what is read.
+func forType(ctx context.Context, t BlobType) context.Context {
+	if t == TreeBlob {
+		return kassett.OfTrees(ctx)
+	}
+	return ctx
+}
+
 // loadPlace reads one blob from one place.
 func (r *Repository) loadPlace(ctx context.Context, p Location, dst []byte, scratch *buffers) (plain []byte, err error) {
-	rc, err := r.storage.Get(ctx, kassett.Handle{Kind: kassett.PackFile, ID: p.Pack}, int64(p.Offset), int64(p.Length))
+	rc, err := r.storage.Get(forType(ctx, p.Type), kassett.Handle{Kind: kassett.PackFile, ID: p.Pack}, int64(p.Offset), int64(p.Length))
 	if err != nil {
 		return nil, readFailed(p.BlobHandle, p.Pack, err)
 	}
@@ -307,7 +315,7 @@ func (s *packScan) span(ctx context.Context, blobs []Blob) (done int, fault, err
 		}
 		return err
 	}
-	rc, err := s.r.storage.Get(ctx, kassett.Handle{Kind: kassett.PackFile, ID: s.pack.id}, at, end-at)
+	rc, err := s.r.storage.Get(forType(ctx, blobs[0].Type), kassett.Handle{Kind: kassett.PackFile, ID: s.pack.id}, at, end-at)
 	if err != nil {
 		return 0, failed(err), nil
 	}

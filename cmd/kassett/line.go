@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -42,7 +43,8 @@ func (a *app) patience() (time.Duration, error) {
 }
 
 // wrapped opens the storage at a place and puts round it what every storage
-// gets: the limits innermost, then the places, then the retries.
+// gets: the limits innermost, then the places, then the retries; the
+// cache outermost, for storages across a network.
 func (a *app) wrapped(ctx context.Context, kind, where string, open func() (kassett.Storage, error)) (st kassett.Storage, err error) {
 	patience, err := a.patience()
 	if err != nil {
@@ -69,7 +71,12 @@ func (a *app) wrapped(ctx context.Context, kind, where string, open func() (kass
 		}
 		st = storage.Bound(st, places)
 	}
-	return storage.Retry(st, retries), nil
+	st = storage.Retry(st, retries)
+	if dir := a.cache(); dir != "" && kind != "local" && !a.straight {
+		tagCache(dir)
+		st = storage.Cache(st, filepath.Join(dir, "storages", kassett.Hash([]byte(where)).Short()), 0)
+	}
+	return st, nil
 }
 
 // farConnections returns how many calls a storage across a network gets at

@@ -25,8 +25,11 @@ var version = "0.1.0-dev"
 type app struct {
 	env
 	flags globals
-	out   *results // its first error stops the command
-	ui    *ui      // talk
+	// straight says that the command looks at the storage itself, past any
+	// copy on this machine: check, and whatever repairs.
+	straight bool
+	out      *results // its first error stops the command
+	ui       *ui      // talk
 }
 
 // globals are the flags that every command has.
@@ -98,6 +101,11 @@ KASSETT_REPOSITORY, KASSETT_PASSWORD_FILE, KASSETT_PASSWORD_COMMAND.`,
 		},
 	}
 	root.SuggestionsMinimumDistance = 2
+	root.PersistentPreRun = func(cmd *cobra.Command, _ []string) {
+		for ; cmd.HasParent(); cmd = cmd.Parent() {
+			a.straight = a.straight || cmd.Name() == "check" || cmd.GroupID == groupRepair
+		}
+	}
 	root.AddGroup(
 		&cobra.Group{ID: groupDaily, Title: "Every day:"},
 		&cobra.Group{ID: groupLook, Title: "Look:"},
