@@ -138,6 +138,9 @@ func whyNot(at string, o FUSEOptions, err error) error {
 	case os.Geteuid() != 0 && !hasFusermount():
 		e.Kind, e.Err = kassett.NotFound, errors.New("the program fusermount3 is not installed")
 		e.Hint = "install the package fuse3 (apt install fuse3)" + other
+	case unix.Access("/dev/fuse", unix.R_OK|unix.W_OK) != nil:
+		e.Err = errors.New("you may not use /dev/fuse")
+		e.Hint = "root lets everybody use it, as most systems do, with: chmod 666 /dev/fuse" + other
 	case os.Geteuid() != 0 && o.AllowOther:
 		e.Hint = "root must write the line user_allow_other into /etc/fuse.conf; or leave --allow-other out"
 	default:
