@@ -102,10 +102,12 @@ func readConfig(ctx context.Context, st kassett.Storage) ([]byte, error) {
 			Err: errors.New("it has keys, but its config is gone"),
 		}
 	}
+	hint := "check the path, and that the storage is mounted; `kassett init` makes a new repository"
+	if _, ok := kassett.As[kassett.Versioned](st); ok {
+		hint = "check the place; if a repository was here, `kassett repair versions --dry-run` looks for what was deleted; `kassett init` makes a new one"
+	}
 	return nil, &kassett.Error{
-		Op: "open repository", Kind: kassett.NotFound,
-		Err:  errors.New("there is no repository here"),
-		Hint: "check the path, and that the storage is mounted; `kassett init` makes a new repository",
+		Op: "open repository", Kind: kassett.NotFound, Err: errors.New("there is no repository here"), Hint: hint,
 	}
 }
 
