@@ -165,15 +165,20 @@ func TestNohup(t *testing.T) {
 	s.ends(t, 0, "saved (full)")
 }
 
-func TestLockedRepository(t *testing.T) {
+// TestWorkBesideABackup: a backup keeps out who would remove what it relies on,
+// and nobody else.
+func TestWorkBesideABackup(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	s := backupInProgress(t, dir)
 	start(t, dir, "snapshots").ends(t, 0)
-	start(t, dir, "prune").ends(t, 11, "kassett: next: ")
-	start(t, dir, "check", "--no-lock").ends(t, 0)
+	start(t, dir, "check").ends(t, 0)
 	start(t, dir, "list", "locks").ends(t, 0, "shared")
 	start(t, dir, "unlock").ends(t, 0, "0 locks removed")
+	start(t, dir, "forget", "--keep-last", "1").ends(t, 0)
+	start(t, dir, "prune", "--mark-only").ends(t, 0, "marked, to be removed by a later kassett prune")
+	start(t, dir, "prune").ends(t, 11, "what nobody needs is marked", "--retry-lock")
+	start(t, dir, "migrate", "upgrade_repo_v2").ends(t, 11, "kassett: next: ")
 	up := filepath.Join(dir, "up")
 	waiting := start(t, dir, "prune", "--retry-lock", "1m", "--password-command", "sh -c 'touch "+up+"; echo x'")
 	waitFor(t, up)
@@ -184,6 +189,9 @@ func TestLockedRepository(t *testing.T) {
 	patient := start(t, dir, "prune", "--retry-lock", "1m")
 	s.ends(t, 0, "saved (full)")
 	patient.ends(t, 0)
+	if left, _ := filepath.Glob(filepath.Join(dir, "repo", "kassett", "doomed", "*")); len(left) > 0 {
+		t.Errorf("marks are left: %v", left)
+	}
 	start(t, dir, "check", "--read-data").ends(t, 0)
 }
 

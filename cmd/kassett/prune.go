@@ -69,11 +69,11 @@ func (a *app) pruneCommand() *cobra.Command {
 		Long: `Prune removes what no snapshot needs any more. A pack that still holds something
 needed is written anew without the rest, when that is worth it.
 
-Backups go on meanwhile. Prune marks what shall go; backups by Kassett that begin
-afterwards do not rely on it. When all who were at work before have ended, what is
-marked is removed: for that, prune keeps others out for some seconds. It does both
-in one go when nobody else is at work. Else it waits as long as --retry-lock says,
-and then leaves the rest, with exit code 11, to the next prune.
+Backups go on meanwhile. Prune marks what shall go; a backup by Kassett that
+begins afterwards does not rely on it. When all who were at work before have
+ended, prune keeps others out for some seconds and removes what is marked. When
+nobody else is at work it does both in one go. Else it waits as long as
+--retry-lock says, and then leaves the rest, with exit code 11, to the next.
 
 It may be interrupted at any moment; the next prune goes on.`,
 		Args: noArgs,
