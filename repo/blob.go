@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"kassett/repo/blobtable"
+	"kassett/repo/seal"
 )
 
 // BlobType says what a blob holds.
@@ -30,7 +31,7 @@ const (
 )
 
 // Overhead is what sealing adds: 16 bytes IV in front, 16 bytes MAC behind.
-const Overhead = blobtable.Overhead
+const Overhead = seal.Overhead
 
 // checkBlob reports what no writer of the format can have meant.
 func checkBlob(b Blob) error {

@@ -10,6 +10,7 @@ import (
 	"io"
 
 	"kassett"
+	"kassett/repo/seal"
 )
 
 // readData reads the packs that the caller has chosen among those that the
@@ -99,7 +100,7 @@ func (c *checker) readHeadless(ctx context.Context) error {
 			delete(want, id)
 			return c.r.scanPack(ctx, pack, blobs, func(b Blob, sealed []byte, err error) error {
 				if err == nil {
-					err = c.r.verifyBlob(b, pieces{sealed}, scratch)
+					err = c.r.verifyBlob(b, seal.Pieces{sealed}, scratch)
 				}
 				if err == nil {
 					return nil
@@ -166,7 +167,7 @@ func (rd *packReader) check(ctx context.Context, p storedPack) (faults []error) 
 			return append(faults, blobFault(b, err))
 		}
 		_, _ = rd.sum.Write(rd.scratch.sealed) // never fails
-		if err := rd.c.r.verifyBlob(b, pieces{rd.scratch.sealed}, &rd.scratch); err != nil {
+		if err := rd.c.r.verifyBlob(b, seal.Pieces{rd.scratch.sealed}, &rd.scratch); err != nil {
 			faults = append(faults, blobFault(b, err))
 		}
 	}

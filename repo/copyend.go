@@ -182,7 +182,7 @@ func (e *copyEnd) takeBlob(b copiedBlob, scratch *buffers) {
 		case e.replica:
 			return e.w.SaveSealed(e.ctx, b.Blob, b.sealed)
 		}
-		scratch.sealed = e.Repo.key.seal(scratch.sealed[:0], b.frame)
+		scratch.sealed = e.Repo.key.Seal(scratch.sealed[:0], b.frame)
 		return e.w.SaveSealed(e.ctx, b.Blob, scratch.sealed)
 	})
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"kassett"
+	"kassett/repo/seal"
 )
 
 // packMemory are buffers for whole packs of usual length, to be used again.
@@ -127,7 +128,7 @@ func (r *Repository) openHeader(whole []byte) ([]Blob, error) {
 	if length < Overhead+entryRaw || length > maxHeader || length > int64(end) {
 		return nil, fmt.Errorf("the header cannot have %d bytes in a pack of %d", length, len(whole))
 	}
-	plain, err := r.key.open(nil, whole[int64(end)-length:end])
+	plain, err := r.key.Open(nil, whole[int64(end)-length:end])
 	if err != nil {
 		return nil, err
 	}
@@ -186,7 +187,7 @@ func (c *copying) blob(ctx context.Context, p copiedPack, b readBlob, scratch *b
 func (c *copying) open(ctx context.Context, b readBlob, scratch *buffers) (got copiedBlob, ok bool, err error) {
 	got = copiedBlob{Blob: b.Blob, sealed: b.sealed}
 	if err = b.err; err == nil {
-		scratch.plain, err = c.src.openBlob(scratch.plain[:0], b.Blob, pieces{b.sealed}, scratch)
+		scratch.plain, err = c.src.openBlob(scratch.plain[:0], b.Blob, seal.Pieces{b.sealed}, scratch)
 	}
 	if err == nil {
 		got.frame, got.plain = scratch.frame, scratch.plain

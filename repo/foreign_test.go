@@ -12,16 +12,17 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"kassett"
+	"kassett/repo/seal"
 )
 
 // fixedKey is a master key that is the same in every run, for seeds.
-func fixedKey(t testing.TB) *sealKey {
+func fixedKey(t testing.TB) *seal.Key {
 	t.Helper()
-	secret := make([]byte, keySize)
+	secret := make([]byte, seal.KeySize)
 	for i := range secret {
 		secret[i] = byte(i + 1)
 	}
-	k, err := newSealKey(secret)
+	k, err := seal.NewKey(secret)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +133,7 @@ func TestOpenUnpacked(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			plain, err := r.openUnpacked(kassett.LockFile, r.key.seal(nil, c.body))
+			plain, err := r.openUnpacked(kassett.LockFile, r.key.Seal(nil, c.body))
 			if c.word == "" && (err != nil || !json.Valid(plain)) || c.word != "" && (err == nil || !strings.Contains(err.Error(), c.word)) {
 				t.Errorf("%q, %v; want an error with %q", plain, err, c.word)
 			}
@@ -160,7 +161,7 @@ func TestOpenUnpackedBombWithoutLength(t *testing.T) {
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.openUnpacked(kassett.LockFile, r.key.seal(nil, b.Bytes())); err == nil || !strings.Contains(err.Error(), "more than") {
+	if _, err := r.openUnpacked(kassett.LockFile, r.key.Seal(nil, b.Bytes())); err == nil || !strings.Contains(err.Error(), "more than") {
 		t.Errorf("a lock of 64 MiB: %v", err)
 	}
 }
@@ -245,10 +246,10 @@ func FuzzOpenUnpacked(f *testing.F) {
 	f.Cleanup(r.codec.close)
 	f.Add([]byte(`{"a":1}`), false)
 	f.Add(zipped(f, []byte(`{"a":1}`)), false)
-	f.Add(r.key.seal(nil, []byte(`{"a":1}`)), true)
+	f.Add(r.key.Seal(nil, []byte(`{"a":1}`)), true)
 	f.Fuzz(func(t *testing.T, b []byte, sealed bool) {
 		if !sealed {
-			b = r.key.seal(nil, b)
+			b = r.key.Seal(nil, b)
 		}
 		plain, err := r.openUnpacked(kassett.LockFile, b)
 		if err == nil && int64(len(plain)) > unpackedLimit(kassett.LockFile) {

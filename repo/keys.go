@@ -14,6 +14,7 @@ import (
 	"golang.org/x/crypto/scrypt"
 
 	"kassett"
+	"kassett/repo/seal"
 )
 
 // Scrypt is the cost of turning a password into a key: N rounds (a power of
@@ -90,18 +91,18 @@ func (s Scrypt) check() error {
 }
 
 // derive makes the key that seals the master key.
-func (s Scrypt) derive(password, salt []byte) (*sealKey, error) {
+func (s Scrypt) derive(password, salt []byte) (*seal.Key, error) {
 	if len(salt) != saltSize {
 		return nil, fmt.Errorf("salt of %d bytes, want %d", len(salt), saltSize)
 	}
 	if err := s.check(); err != nil {
 		return nil, err
 	}
-	secret, err := scrypt.Key(password, salt, s.N, s.R, s.P, keySize)
+	secret, err := scrypt.Key(password, salt, s.N, s.R, s.P, seal.KeySize)
 	if err != nil {
 		return nil, err
 	}
-	return newSealKey(secret)
+	return seal.NewKey(secret)
 }
 
 // decodeKeyFile reads and checks a key file, but tries no password.
@@ -126,17 +127,17 @@ func (f *keyFile) cost() Scrypt { return Scrypt{N: f.N, R: f.R, P: f.P} }
 
 // unlock opens the master key. errWrongPassword says that the password, and
 // not the file, is at fault.
-func (f *keyFile) unlock(password []byte) (*sealKey, error) {
+func (f *keyFile) unlock(password []byte) (*seal.Key, error) {
 	user, err := f.cost().derive(password, f.Salt)
 	if err != nil {
 		return nil, err
 	}
-	plain, err := user.open(nil, f.Data)
+	plain, err := user.Open(nil, f.Data)
 	if err != nil {
 		return nil, errWrongPassword
 	}
 	defer clear(plain)
-	master, err := unmarshalSealKey(plain)
+	master, err := seal.UnmarshalKey(plain)
 	if err != nil {
 		return nil, fmt.Errorf("master key: %w", err)
 	}
@@ -178,7 +179,7 @@ type keyCandidate struct {
 // those of this host, then the others, at most maxKeysTried in all. Damaged
 // keys stop nobody; they are named as warnings, or in the error when no other
 // key fits.
-func findKey(ctx context.Context, st kassett.Storage, password []byte, o Options) (kassett.ID, *sealKey, error) {
+func findKey(ctx context.Context, st kassett.Storage, password []byte, o Options) (kassett.ID, *seal.Key, error) {
 	candidates, damaged, err := keyCandidates(ctx, st, o.KeyHint)
 	if err != nil {
 		return kassett.ID{}, nil, err
@@ -277,7 +278,7 @@ type keyRequest struct {
 }
 
 // putKey seals a master key under a password and stores it.
-func putKey(ctx context.Context, st kassett.Storage, master *sealKey, req keyRequest) (kassett.ID, error) {
+func putKey(ctx context.Context, st kassett.Storage, master *seal.Key, req keyRequest) (kassett.ID, error) {
 	if len(req.password) == 0 {
 		return kassett.ID{}, &kassett.Error{
 			Op: "make key", Kind: kassett.Invalid, Err: errors.New("the password is empty"),
@@ -294,12 +295,12 @@ func putKey(ctx context.Context, st kassett.Storage, master *sealKey, req keyReq
 	if err != nil {
 		return kassett.ID{}, &kassett.Error{Op: "make key", Kind: kassett.Invalid, Err: err}
 	}
-	plain, err := master.marshal()
+	plain, err := master.Marshal()
 	if err != nil {
 		return kassett.ID{}, fmt.Errorf("make key: %w", err)
 	}
 	defer clear(plain)
-	f.Data = user.seal(nil, plain)
+	f.Data = user.Seal(nil, plain)
 	b, err := json.Marshal(f)
 	if err != nil {
 		return kassett.ID{}, fmt.Errorf("make key: %w", err)
@@ -307,8 +308,8 @@ func putKey(ctx context.Context, st kassett.Storage, master *sealKey, req keyReq
 	// What goes out must open again: a key that does not is worse than none.
 	if back, err := decodeKeyFile(b); err != nil {
 		return kassett.ID{}, fmt.Errorf("verify key: %w", err)
-	} else if plain2, err := user.open(nil, back.Data); err != nil || string(plain2) != string(plain) {
-		return kassett.ID{}, fmt.Errorf("verify key: %w", errors.Join(err, errSealed))
+	} else if plain2, err := user.Open(nil, back.Data); err != nil || string(plain2) != string(plain) {
+		return kassett.ID{}, fmt.Errorf("verify key: %w", errors.Join(err, seal.ErrSeal))
 	}
 	h := kassett.Handle{Kind: kassett.KeyFile, ID: kassett.Hash(b)}
 	if err := st.Put(ctx, h, kassett.BytesBody(b, h.ID)); err != nil {
@@ -401,9 +402,9 @@ func (r *Repository) ChangePassword(ctx context.Context, password []byte) (kasse
 	}
 	f, err := readKeyFile(ctx, r.storage, id)
 	if err == nil {
-		var master *sealKey
-		if master, err = f.unlock(password); err == nil && master.secret != r.key.secret {
-			err = errSealed
+		var master *seal.Key
+		if master, err = f.unlock(password); err == nil && !master.Equal(r.key) {
+			err = seal.ErrSeal
 		}
 	}
 	if err != nil {

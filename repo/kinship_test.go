@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"kassett"
+	"kassett/repo/seal"
 	"kassett/storage/storagetest"
 )
 
@@ -15,7 +16,7 @@ func TestFalseReplicas(t *testing.T) {
 	t.Parallel()
 	src := memoryRepo(t, storagetest.NewMemory(), "")
 	for name, change := range map[string]func(c *sealedConfig){
-		"master keys": func(c *sealedConfig) { c.key, _ = randomSealKey() },
+		"master keys": func(c *sealedConfig) { c.key, _ = seal.RandomKey() },
 		"cut content": func(c *sealedConfig) { c.ChunkerPolynomial = 0x3DA3358B4DC173 },
 		"version":     func(c *sealedConfig) { c.Version = 1 },
 	} {

@@ -13,7 +13,7 @@ import (
 // newTable makes the table of the blobs that r knows; it is empty.
 func newTable(r *Repository) *blobtable.Table {
 	o := blobtable.Options{
-		Key:     r.key.secret[:],
+		Key:     r.key.Secret(),
 		Load:    r.loadIndexFile,
 		Workers: r.Connections(),
 		Warn:    r.warn,

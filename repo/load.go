@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"kassett"
+	"kassett/repo/seal"
 )
 
 // maxGap is how many bytes that nobody asked for are read between two blobs, in
@@ -67,13 +68,13 @@ func (b *buffers) readAhead(rd io.Reader) *bufio.Reader {
 
 // openBlob appends the plaintext of a sealed blob to dst, which may be nil, and
 // checks it: the seal, the length, the hash.
-func (r *Repository) openBlob(dst []byte, b Blob, sealed pieces, scratch *buffers) ([]byte, error) {
+func (r *Repository) openBlob(dst []byte, b Blob, sealed seal.Pieces, scratch *buffers) ([]byte, error) {
 	start := len(dst)
 	var err error
 	if b.Plain == 0 {
-		dst, err = r.key.openFrom(dst, sealed)
+		dst, err = r.key.OpenFrom(dst, sealed)
 	} else if err = r.codec.start(r.options.Compression); err == nil {
-		if scratch.frame, err = r.key.openFrom(scratch.frame[:0], sealed); err == nil {
+		if scratch.frame, err = r.key.OpenFrom(scratch.frame[:0], sealed); err == nil {
 			dst, err = r.codec.decompress(dst, scratch.frame, int(b.Plain))
 		}
 	}
@@ -91,13 +92,13 @@ func (r *Repository) openBlob(dst []byte, b Blob, sealed pieces, scratch *buffer
 const hashStep = 64 << 10
 
 // verifyBlob checks a sealed blob as openBlob does.
-func (r *Repository) verifyBlob(b Blob, sealed pieces, scratch *buffers) (err error) {
+func (r *Repository) verifyBlob(b Blob, sealed seal.Pieces, scratch *buffers) (err error) {
 	if b.Plain != 0 {
 		scratch.plain, err = r.openBlob(scratch.plain[:0], b, sealed, scratch)
 		return err
 	}
 	scratch.plain = slices.Grow(scratch.plain[:0], hashStep)
-	sum, err := r.key.hash(sealed, scratch.plain[:hashStep])
+	sum, err := r.key.Hash(sealed, scratch.plain[:hashStep])
 	if err == nil && sum != b.ID {
 		err = otherContent(sum)
 	}
@@ -196,7 +197,7 @@ func (r *Repository) loadPlace(ctx context.Context, p Location, dst []byte, scra
 	if err = errors.Join(err, rc.Close()); err != nil {
 		return nil, readFailed(p.BlobHandle, p.Pack, err)
 	}
-	if plain, err = r.openBlob(dst, p.Blob, pieces{scratch.sealed}, scratch); err != nil {
+	if plain, err = r.openBlob(dst, p.Blob, seal.Pieces{scratch.sealed}, scratch); err != nil {
 		return nil, damagedBlob(p.BlobHandle, p.Pack, err)
 	}
 	return plain, nil
@@ -213,7 +214,7 @@ func (r *Repository) LoadBlobs(ctx context.Context, pack kassett.ID, blobs []Blo
 	defer scratch.giveBack()
 	return r.scanPack(ctx, storedPack{pack, math.MaxInt64}, blobs, func(b Blob, sealed []byte, err error) error {
 		if err == nil {
-			if scratch.plain, err = r.openBlob(scratch.plain[:0], b, pieces{sealed}, scratch); err == nil {
+			if scratch.plain, err = r.openBlob(scratch.plain[:0], b, seal.Pieces{sealed}, scratch); err == nil {
 				return fn(b, scratch.plain, nil)
 			}
 			err = damagedBlob(b.BlobHandle, pack, err)

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"kassett"
+	"kassett/repo/seal"
 )
 
 // maxLocal bounds what is read of a local file, in bytes.
@@ -28,7 +29,7 @@ func (r *Repository) SaveLocal(name string, plain []byte) (err error) {
 	if err != nil {
 		return fmt.Errorf("keep %s: %w", name, err)
 	}
-	_, err = f.Write(key.seal(nil, plain))
+	_, err = f.Write(key.Seal(nil, plain))
 	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
 		err = os.Rename(f.Name(), path)
 	}
@@ -56,7 +57,7 @@ func (r *Repository) LoadLocal(name string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load %s: %w", name, err)
 	}
-	plain, err := key.open(nil, sealed)
+	plain, err := key.Open(nil, sealed)
 	if err != nil {
 		return nil, fmt.Errorf("load %s: %w", name, err)
 	}
@@ -77,11 +78,11 @@ func (r *Repository) RemoveLocal(name string) error {
 
 // local returns where a local file is, and the key that seals it: one for each
 // name, so that none can take another's place.
-func (r *Repository) local(name string) (string, *sealKey, error) {
+func (r *Repository) local(name string) (string, *seal.Key, error) {
 	if r.options.CacheDir == "" {
 		return "", nil, &kassett.Error{Op: "keep", What: name, Kind: kassett.NotFound, Err: errors.New("there is no cache")}
 	}
 	const info = "kassett local file 1 "
-	key, err := newSealKey(append(r.key.subkey(info+name, []byte("encrypt")), r.key.subkey(info+name, []byte("mac"))...))
+	key, err := seal.NewKey(append(r.key.Subkey(info+name, []byte("encrypt")), r.key.Subkey(info+name, []byte("mac"))...))
 	return filepath.Join(r.options.CacheDir, r.Config().ID, "local", r.place.Short(), name), key, err
 }

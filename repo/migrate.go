@@ -44,7 +44,7 @@ func (r *Repository) Migrate(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	plain, err := r.key.open(nil, old)
+	plain, err := r.key.Open(nil, old)
 	if err != nil {
 		return fmt.Errorf("open config: %w", err)
 	}
@@ -62,7 +62,7 @@ func (r *Repository) Migrate(ctx context.Context, name string) error {
 	// Between here and the end the repository may have no config: nobody
 	// interrupts that.
 	ctx = context.WithoutCancel(ctx)
-	err = replaceConfig(ctx, r.storage, old, r.key.seal(nil, next), where)
+	err = replaceConfig(ctx, r.storage, old, r.key.Seal(nil, next), where)
 	if err != nil && sameConfig(ctx, r.storage, old) != nil {
 		return err // the copy is needed
 	}

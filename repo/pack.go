@@ -149,7 +149,7 @@ func (r *Repository) PackHeader(ctx context.Context, pack kassett.ID, size int64
 		}
 	}
 	sealed := tail[int64(len(tail))-packFooter-length : len(tail)-packFooter]
-	plain, err := r.key.open(nil, sealed)
+	plain, err := r.key.Open(nil, sealed)
 	if err != nil {
 		return nil, corrupt(err)
 	}

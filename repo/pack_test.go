@@ -145,10 +145,10 @@ func packOf(t *testing.T, r *Repository, st kassett.Storage, lengths []int, edit
 	for i, n := range lengths {
 		plain := bytes.Repeat([]byte{byte(i), byte(i >> 8)}, n)[:n]
 		blobs = append(blobs, testBlob(DataBlob, kassett.Hash(plain), uint32(len(pack)), uint32(n+Overhead), 0))
-		pack = r.key.seal(pack, plain)
+		pack = r.key.Seal(pack, plain)
 	}
 	before := len(pack)
-	pack = r.key.seal(pack, appendHeader(nil, blobs))
+	pack = r.key.Seal(pack, appendHeader(nil, blobs))
 	n := len(pack) - before
 	pack = append(pack, byte(n), byte(n>>8), byte(n>>16), byte(n>>24))
 	if edit != nil {

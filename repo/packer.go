@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 
 	"kassett"
+	"kassett/repo/seal"
 )
 
 // maxSenders bounds the packs that are sent at once, and with them the memory.
@@ -67,7 +68,7 @@ type openPack struct {
 type room struct {
 	pack     *openPack
 	segments []*segment
-	sealed   pieces // of the segments, together as long as the blob
+	sealed   seal.Pieces // of the segments, together as long as the blob
 }
 
 // fits reports whether one more blob leaves the pack within its limit.
@@ -409,8 +410,8 @@ func (w *Writer) put(p *openPack) (kassett.ID, error) {
 // sealHeader returns the end of a pack: its header, sealed, and how long that is.
 func (w *Writer) sealHeader(p *openPack) ([]byte, error) {
 	header := appendHeader(make([]byte, 0, p.header), p.blobs)
-	sealed := w.r.key.seal(make([]byte, 0, p.header+Overhead+packFooter), header)
-	back, err := w.r.key.open(header[:0], sealed)
+	sealed := w.r.key.Seal(make([]byte, 0, p.header+Overhead+packFooter), header)
+	back, err := w.r.key.Open(header[:0], sealed)
 	if err == nil {
 		var blobs []Blob
 		if blobs, err = decodeHeader(back, int64(p.used)); err == nil && !slices.Equal(blobs, p.blobs) {

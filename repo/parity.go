@@ -75,7 +75,7 @@ func (r *Repository) readParitySetting(ctx context.Context, beside kassett.Besid
 	if err != nil {
 		return s, err
 	}
-	plain, err := r.key.open(nil, sealed)
+	plain, err := r.key.Open(nil, sealed)
 	if err != nil {
 		return s, err
 	}
@@ -111,7 +111,7 @@ func (r *Repository) SetParity(ctx context.Context, o parity.Overhead) error {
 		if err != nil {
 			return err
 		}
-		sealed := r.key.seal(nil, plain)
+		sealed := r.key.Seal(nil, plain)
 		if err := r.pass(ctx); err != nil {
 			return err
 		}

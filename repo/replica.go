@@ -2,7 +2,6 @@ package repo
 
 import (
 	"context"
-	"crypto/subtle"
 	"fmt"
 	"slices"
 
@@ -38,7 +37,7 @@ func (r *Repository) ReplicaOf(other *Repository) (bool, error) {
 		}
 	}
 	switch {
-	case subtle.ConstantTimeCompare(r.key.secret[:], other.key.secret[:]) != 1:
+	case !r.key.Equal(other.key):
 		return refuse("one of them is not what it seems: find out who made it; a second place is made by kassett init --replica-of",
 			"their master keys differ")
 	case mine.ChunkerPolynomial != theirs.ChunkerPolynomial:

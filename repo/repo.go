@@ -16,6 +16,7 @@ import (
 	"kassett"
 	"kassett/repo/blobtable"
 	"kassett/repo/record"
+	"kassett/repo/seal"
 )
 
 // Compression says how hard blobs are compressed in a repository of version 2.
@@ -65,7 +66,7 @@ type InitOptions struct {
 type Repository struct {
 	storage kassett.Storage
 	options Options
-	key     *sealKey // the master key
+	key     *seal.Key // the master key
 	codec   codec
 	table   *blobtable.Table // of known blobs
 	doomed  honoured         // what is treated as if it were not there
@@ -94,7 +95,7 @@ func Init(ctx context.Context, st kassett.Storage, password []byte, o InitOption
 	if err != nil {
 		return nil, fmt.Errorf("make config: %w", err)
 	}
-	master, err := randomSealKey()
+	master, err := seal.RandomKey()
 	if err != nil {
 		return nil, fmt.Errorf("make master key: %w", err)
 	}
@@ -104,7 +105,7 @@ func Init(ctx context.Context, st kassett.Storage, password []byte, o InitOption
 // sealedConfig is what a repository is made of: all places of one have the same.
 type sealedConfig struct {
 	Config
-	key *sealKey // the master key
+	key *seal.Key // the master key
 }
 
 // makeRepository writes the first key and the config of a repository.
@@ -121,7 +122,7 @@ func makeRepository(ctx context.Context, st kassett.Storage, password []byte, c 
 	if err != nil {
 		return nil, err
 	}
-	sealed := c.key.seal(nil, plain) // never compressed
+	sealed := c.key.Seal(nil, plain) // never compressed
 	place := kassett.Hash(sealed)
 	if err := st.Put(ctx, kassett.Handle{Kind: kassett.ConfigFile}, kassett.BytesBody(sealed, place)); err != nil {
 		return nil, errors.Join(fmt.Errorf("write config: %w", err), removeLoneKey(ctx, st, id))
@@ -182,7 +183,7 @@ func Open(ctx context.Context, st kassett.Storage, password []byte, o Options) (
 	if err != nil {
 		return nil, err
 	}
-	plain, err := master.open(nil, sealed)
+	plain, err := master.Open(nil, sealed)
 	if err != nil {
 		return nil, &kassett.Error{
 			Op: "open", What: "config", Kind: kassett.Corrupt, Err: err,
@@ -224,7 +225,7 @@ func (r *Repository) Storage() kassett.Storage { return r.storage }
 func (r *Repository) Records() *record.Store {
 	id := r.Config().ID
 	return &record.Store{
-		Storage: r.storage, Repository: id, Secret: r.key.subkey("kassett record/1 ed25519", []byte(id)),
+		Storage: r.storage, Repository: id, Secret: r.key.Subkey("kassett record/1 ed25519", []byte(id)),
 		Connections: r.Connections(), Pass: r.pass,
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"slices"
 
 	"kassett"
+	"kassett/repo/seal"
 )
 
 // The file of retention hints: docs/formats/retention-hints.md.
@@ -86,7 +87,7 @@ func (h *hints) note(k hintKey, until int64) {
 func (h *hints) forget() { *h = hints{} }
 
 // read takes in a file of hints, beside what is known.
-func (h *hints) read(path string, key *sealKey) error {
+func (h *hints) read(path string, key *seal.Key) error {
 	b, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -103,7 +104,7 @@ func (h *hints) read(path string, key *sealKey) error {
 
 // save writes all that is known into a file, together with what others have
 // written into it meanwhile, and without what has ended by now.
-func (h *hints) save(path string, key *sealKey, now int64) error {
+func (h *hints) save(path string, key *seal.Key, now int64) error {
 	// A file that is damaged by now is replaced.
 	_ = h.read(path, key)
 	fresh := make([]hint, 0, len(h.fresh))
@@ -151,7 +152,7 @@ func mergeHints(a, b []hint, now int64) []hint {
 }
 
 // encodeHints returns the bytes of a file: magic ‖ salt ‖ count ‖ hints ‖ tag.
-func encodeHints(all []hint, key *sealKey) []byte {
+func encodeHints(all []hint, key *seal.Key) []byte {
 	b := make([]byte, hintHeader, hintHeader+len(all)*hintWidth+sha256.Size)
 	salt := b[copy(b, hintMagic):][:hintSalt]
 	_, _ = rand.Read(salt) // never fails: it ends the program instead
@@ -164,14 +165,14 @@ func encodeHints(all []hint, key *sealKey) []byte {
 }
 
 // hintTag returns the HMAC of a file up to its tag.
-func hintTag(b, salt []byte, key *sealKey) hash.Hash {
-	mac := hmac.New(sha256.New, key.subkey(hintInfo, salt))
+func hintTag(b, salt []byte, key *seal.Key) hash.Hash {
+	mac := hmac.New(sha256.New, key.Subkey(hintInfo, salt))
 	_, _ = mac.Write(b) // a hash takes everything
 	return mac
 }
 
 // decodeHints reads a file.
-func decodeHints(b []byte, key *sealKey) ([]hint, error) {
+func decodeHints(b []byte, key *seal.Key) ([]hint, error) {
 	bad := func(why string) ([]hint, error) {
 		return nil, &kassett.Error{Op: "read retention hints", Kind: kassett.Corrupt, Err: errors.New(why)}
 	}

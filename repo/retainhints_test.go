@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"kassett"
+	"kassett/repo/seal"
 )
 
 func hintList(n int) []hint {
@@ -37,7 +38,7 @@ func TestHintsRoundTrip(t *testing.T) {
 func TestHintsTampered(t *testing.T) {
 	t.Parallel()
 	key := fixedKey(t)
-	other, err := randomSealKey()
+	other, err := seal.RandomKey()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -81,7 +81,7 @@ func (r *Repository) readSuperseded(ctx context.Context, beside kassett.Beside, 
 	if err != nil {
 		return list, fmt.Errorf("read %s: %w", name, err)
 	}
-	plain, err := r.key.open(nil, sealed)
+	plain, err := r.key.Open(nil, sealed)
 	if err == nil {
 		err = json.Unmarshal(plain, &list)
 	}
@@ -153,7 +153,7 @@ func (r *Repository) writeSuperseded(ctx context.Context, beside kassett.Beside,
 	if err := r.pass(ctx); err != nil {
 		return err
 	}
-	sealed := r.key.seal(nil, plain)
+	sealed := r.key.Seal(nil, plain)
 	sum := kassett.Hash(sealed)
 	if err := beside.PutBeside(ctx, supersededFolder+"/"+sum.String(), kassett.BytesBody(sealed, sum)); err != nil {
 		return fmt.Errorf("note superseded index files: %w", err)

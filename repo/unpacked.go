@@ -61,7 +61,7 @@ func (r *Repository) sealUnpacked(k kassett.FileKind, plain []byte) ([]byte, err
 		}
 		body = r.codec.compressUnpacked([]byte{zstdMark}, plain)
 	}
-	sealed := r.key.seal(make([]byte, 0, len(body)+Overhead), body)
+	sealed := r.key.Seal(make([]byte, 0, len(body)+Overhead), body)
 	back, err := r.openUnpacked(k, sealed)
 	if err != nil || !bytes.Equal(back, plain) {
 		return nil, &kassett.Error{
@@ -111,7 +111,7 @@ func damagedFile(h kassett.Handle, err error) error {
 
 // openUnpacked returns the plaintext of stored bytes.
 func (r *Repository) openUnpacked(k kassett.FileKind, sealed []byte) ([]byte, error) {
-	body, err := r.key.open(nil, sealed)
+	body, err := r.key.Open(nil, sealed)
 	if err != nil {
 		return nil, err
 	}

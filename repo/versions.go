@@ -17,6 +17,7 @@ import (
 
 	"kassett"
 	"kassett/repo/record"
+	"kassett/repo/seal"
 )
 
 // VersionOptions say how [RepairVersions] works. The zero value brings back all
@@ -130,7 +131,7 @@ type versionRepair struct {
 	stats  VersionStats
 	births []time.Time // of index files, snapshots and keys
 	keys   []versionKey
-	master *sealKey
+	master *seal.Key
 }
 
 // versionKey is a key file as it was.
@@ -460,7 +461,7 @@ func (v *versionRepair) repairConfig(ctx context.Context) error {
 		if err != nil && kassett.KindOf(err) != kassett.Corrupt {
 			return fmt.Errorf("read config: %w", err)
 		}
-		if plain, err := v.master.open(nil, b); err == nil {
+		if plain, err := v.master.Open(nil, b); err == nil {
 			if _, err := decodeConfig(plain); err == nil {
 				good, right = b, one
 				break

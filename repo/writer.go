@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"kassett"
+	"kassett/repo/seal"
 )
 
 // defaultPackSize is how long packs are unless the options say otherwise, in
@@ -152,7 +153,7 @@ func (w *Writer) SaveSealed(ctx context.Context, b Blob, sealed []byte) error {
 	}
 	scratch := w.takeScratch()
 	defer w.giveScratch(scratch)
-	if err := w.r.verifyBlob(b, pieces{sealed}, scratch); err != nil {
+	if err := w.r.verifyBlob(b, seal.Pieces{sealed}, scratch); err != nil {
 		return fmt.Errorf("verify blob %s: %w", b.ID, err)
 	}
 	if !w.claimed.add(b.BlobHandle) {
@@ -162,7 +163,7 @@ func (w *Writer) SaveSealed(ctx context.Context, b Blob, sealed []byte) error {
 	if err != nil {
 		return w.fail(err)
 	}
-	room.sealed.each(0, len(sealed), fillFrom(sealed))
+	room.sealed.Fill(sealed)
 	w.leave(room)
 	return nil
 }
@@ -195,7 +196,7 @@ func (w *Writer) store(ctx context.Context, h BlobHandle, plain []byte) (Saved, 
 	}
 	// Released last: a pack with a blob that failed must not be sent.
 	defer w.leave(room)
-	w.r.key.sealTo(room.sealed, body)
+	w.r.key.SealTo(room.sealed, body)
 	if err := w.r.verifyBlob(b, room.sealed, scratch); err != nil {
 		return Saved{}, w.fail(&kassett.Error{
 			Op: "verify what was sealed", What: h.ID.String(), Kind: kassett.Corrupt, Err: err,

@@ -1,4 +1,4 @@
-package repo
+package seal
 
 import (
 	"bytes"
@@ -37,12 +37,12 @@ func TestOpenPoly1305AES(t *testing.T) {
 	} {
 		t.Run(v.name, func(t *testing.T) {
 			t.Parallel()
-			key, err := newSealKey(slices.Concat(bytes.Repeat([]byte{1}, 32), hexBytes(t, v.k), hexBytes(t, v.r)))
+			key, err := NewKey(slices.Concat(bytes.Repeat([]byte{1}, 32), hexBytes(t, v.k), hexBytes(t, v.r)))
 			if err != nil {
 				t.Fatal(err)
 			}
 			message := hexBytes(t, v.message)
-			plain, err := key.open(nil, slices.Concat(hexBytes(t, v.nonce), message, hexBytes(t, v.tag)))
+			plain, err := key.Open(nil, slices.Concat(hexBytes(t, v.nonce), message, hexBytes(t, v.tag)))
 			if err != nil || len(plain) != len(message) {
 				t.Errorf("open: %d bytes, %v", len(plain), err)
 			}
@@ -52,30 +52,30 @@ func TestOpenPoly1305AES(t *testing.T) {
 
 func TestSealOpen(t *testing.T) {
 	t.Parallel()
-	key, err := randomSealKey()
+	key, err := RandomKey()
 	if err != nil {
 		t.Fatal(err)
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		plain := rapid.SliceOfN(rapid.Byte(), 0, 300).Draw(t, "plain")
 		before := rapid.SliceOfN(rapid.Byte(), 0, 40).Draw(t, "before")
-		out := key.seal(slices.Clone(before), plain)
+		out := key.Seal(slices.Clone(before), plain)
 		if !bytes.HasPrefix(out, before) || len(out) != len(before)+len(plain)+Overhead {
 			t.Fatalf("sealed has %d bytes after %d", len(out), len(before))
 		}
 		sealed := out[len(before):]
-		got, err := key.open(slices.Clone(before), sealed)
+		got, err := key.Open(slices.Clone(before), sealed)
 		if err != nil || !bytes.Equal(got, slices.Concat(before, plain)) {
 			t.Fatalf("open: %x, %v", got, err)
 		}
 		bad := slices.Clone(sealed)
 		bad[rapid.IntRange(0, len(bad)-1).Draw(t, "byte")] ^= 1 << rapid.IntRange(0, 7).Draw(t, "bit")
 		bad = bad[:len(bad)-rapid.IntRange(0, 1).Draw(t, "cut")]
-		got, err = key.open(slices.Clone(before), bad)
+		got, err = key.Open(slices.Clone(before), bad)
 		if kassett.KindOf(err) != kassett.Corrupt || !bytes.Equal(got, before) {
 			t.Fatalf("open changed bytes: %x, %v", got, err)
 		}
-		inPlace, err := key.open(sealed[ivSize:ivSize], sealed)
+		inPlace, err := key.Open(sealed[ivSize:ivSize], sealed)
 		if err != nil || !bytes.Equal(inPlace, plain) {
 			t.Fatalf("open in place: %x, %v", inPlace, err)
 		}
@@ -84,11 +84,11 @@ func TestSealOpen(t *testing.T) {
 
 func TestOpenRefuses(t *testing.T) {
 	t.Parallel()
-	key, err := randomSealKey()
+	key, err := RandomKey()
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := randomSealKey()
+	other, err := RandomKey()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,11 +101,11 @@ func TestOpenRefuses(t *testing.T) {
 		"nothing":       nil,
 		"31 bytes":      make([]byte, Overhead-1),
 		"IV of zeros":   slices.Concat(make([]byte, ivSize), text, tag[:]),
-		"other key":     other.seal(nil, text),
-		"cut at front":  key.seal(nil, text)[1:],
+		"other key":     other.Seal(nil, text),
+		"cut at front":  key.Seal(nil, text)[1:],
 		"only overhead": make([]byte, Overhead),
 	} {
-		if plain, err := key.open(nil, sealed); kassett.KindOf(err) != kassett.Corrupt || len(plain) != 0 {
+		if plain, err := key.Open(nil, sealed); kassett.KindOf(err) != kassett.Corrupt || len(plain) != 0 {
 			t.Errorf("%s: open gave %q, %v", name, plain, err)
 		}
 	}
@@ -113,16 +113,16 @@ func TestOpenRefuses(t *testing.T) {
 
 func TestSealKeyRefusesZeros(t *testing.T) {
 	t.Parallel()
-	full := bytes.Repeat([]byte{7}, keySize)
+	full := bytes.Repeat([]byte{7}, KeySize)
 	for name, part := range map[string][2]int{"encrypt": {0, 32}, "k": {32, 48}, "r": {48, 64}} {
 		secret := slices.Clone(full)
 		clear(secret[part[0]:part[1]])
-		if _, err := newSealKey(secret); err == nil {
+		if _, err := NewKey(secret); err == nil {
 			t.Errorf("a key with %s all zero is accepted", name)
 		}
 	}
-	for _, n := range []int{0, keySize - 1, keySize + 1} {
-		if _, err := newSealKey(bytes.Repeat([]byte{7}, n)); err == nil {
+	for _, n := range []int{0, KeySize - 1, KeySize + 1} {
+		if _, err := NewKey(bytes.Repeat([]byte{7}, n)); err == nil {
 			t.Errorf("a key of %d bytes is accepted", n)
 		}
 	}
@@ -131,22 +131,22 @@ func TestSealKeyRefusesZeros(t *testing.T) {
 // The hot path must not feed the garbage collector: one small allocation, the
 // cipher.Stream, is all that sealing and opening may cost.
 func TestSealAllocates(t *testing.T) {
-	key, err := randomSealKey()
+	key, err := RandomKey()
 	if err != nil {
 		t.Fatal(err)
 	}
 	plain := make([]byte, 64<<10)
 	sealed := make([]byte, 0, len(plain)+Overhead)
-	if n := testing.AllocsPerRun(20, func() { sealed = key.seal(sealed[:0], plain) }); n > 2 {
+	if n := testing.AllocsPerRun(20, func() { sealed = key.Seal(sealed[:0], plain) }); n > 2 {
 		t.Errorf("seal allocates %v times", n)
 	}
-	if n := testing.AllocsPerRun(20, func() { _, _ = key.open(plain[:0], sealed) }); n > 2 {
+	if n := testing.AllocsPerRun(20, func() { _, _ = key.Open(plain[:0], sealed) }); n > 2 {
 		t.Errorf("open allocates %v times", n)
 	}
 }
 
 func BenchmarkSeal(b *testing.B) {
-	key, err := randomSealKey()
+	key, err := RandomKey()
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -156,7 +156,7 @@ func BenchmarkSeal(b *testing.B) {
 			b.SetBytes(int64(size))
 			b.ReportAllocs()
 			for b.Loop() {
-				sealed = key.seal(sealed[:0], plain)
+				sealed = key.Seal(sealed[:0], plain)
 			}
 		})
 	}
