@@ -149,14 +149,16 @@ func (s *Storage) lockUntil(ctx context.Context) (time.Time, error) {
 			Hint: "make a bucket with object lock (it can hardly be added later), or leave -o s3.object-lock out",
 		}
 	}
-	ahead, known := s.clock.offset()
-	if !known {
-		if _, err := s.Clock(ctx); err != nil {
-			return time.Time{}, err
-		}
-		ahead, _ = s.clock.offset()
+	now, err := s.lastClock(ctx)
+	return now.Add(s.o.Retention.Span() + lockMargin).UTC().Truncate(time.Second), err
+}
+
+// lastClock is Clock by the last answer of the server, if there was any.
+func (s *Storage) lastClock(ctx context.Context) (time.Time, error) {
+	if ahead, known := s.clock.offset(); known {
+		return time.Now().Add(ahead), nil
 	}
-	return time.Now().Add(ahead + s.o.Retention.Span() + lockMargin).UTC().Truncate(time.Second), nil
+	return s.Clock(ctx)
 }
 
 // bucketLocks reports whether the bucket has object lock; it is asked once. Who
@@ -403,7 +405,7 @@ const mostVersions = 1000
 
 // mayDelete returns a [kassett.Held] error when a version is retained.
 func (s *Storage) mayDelete(ctx context.Context, n kassett.StoredName, versions []minio.ObjectInfo) error {
-	now, err := s.Clock(ctx)
+	now, err := s.lastClock(ctx)
 	if err != nil {
 		return err
 	}
