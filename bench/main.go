@@ -2,8 +2,8 @@
 
 // Command bench compares Kassett with restic and Borg: side by side, on the
 // same generated data, in one run. docs/performance.md says how to read what
-// it prints and how to repeat it. A second table compares storages: see
-// storages.go.
+// it prints and how to repeat it. More tables compare storages and ways to copy a
+// repository: see storages.go and copies.go.
 //
 // For each corpus and each run it makes fresh repositories and then, phase by
 // phase, lets every tool do the same work: first backup, backup of nothing new,
@@ -62,7 +62,7 @@ func main() {
 		os.Exit(launch(os.Args[2:]))
 	}
 	var o options
-	flag.StringVar(&o.only, "only", "peers,storages", "`names` of the tables to make")
+	flag.StringVar(&o.only, "only", "peers,storages,copies", "`names` of the tables to make")
 	flag.StringVar(&o.storages, "storages", "local,s3", "`names` of the storages to measure")
 	flag.StringVar(&o.corpora, "corpora", "docs,pacs,db", "`names` of the data to work on")
 	flag.StringVar(&o.peers, "peers", "restic,borg", "`names` of the tools to compare with, found in PATH")
@@ -118,8 +118,10 @@ func run(ctx context.Context, o options) (err error) {
 			err = b.peers(ctx)
 		case "storages":
 			err = b.storageTable(ctx)
+		case "copies":
+			err = b.copyTable(ctx)
 		default:
-			err = fmt.Errorf("no table %q: there are peers and storages", name)
+			err = fmt.Errorf("no table %q: there are peers, storages and copies", name)
 		}
 		if err != nil {
 			return err

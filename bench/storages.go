@@ -15,7 +15,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 )
 
@@ -59,6 +58,7 @@ func (b *bench) storageTable(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	defer func() { _ = os.RemoveAll(src) }() // the folder around it goes anyway
 	all := total{storageFiles, int64(storageFiles * size)}
 	var samples []sample
 	for n := range b.options.runs {
@@ -201,22 +201,7 @@ func (b *bench) showStorages(names []string, samples []sample, size total) error
 	}
 	about := fmt.Sprintf("storages on loopback: %d files, %d MiB, MiB/s, medians of %d runs; limit: the slower of the plain client and of a local folder",
 		size.files, size.bytes>>20, b.options.runs)
-	fmt.Fprintf(os.Stdout, "\n%s\n", about)
-	t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	for _, row := range rows {
-		fmt.Fprintln(t, strings.Join(row, "\t")+"\t")
-	}
-	if err := t.Flush(); err != nil {
-		return err
-	}
-	md := fmt.Appendf(nil, "# Storages\n\n%s. %s.\n\n", b.machine, about)
-	for i, row := range rows {
-		md = fmt.Appendf(md, "| %s |\n", strings.Join(row, " | "))
-		if i == 0 {
-			md = append(md, "| --- |"+strings.Repeat(" ---: |", len(row)-1)+"\n"...)
-		}
-	}
-	return os.WriteFile(filepath.Join(b.out, "storages.md"), md, 0o644)
+	return b.show("storages", about, rows)
 }
 
 // serveLocal is a folder; its plain client is cp.
