@@ -43,17 +43,17 @@ type serveFlags struct {
 	connections           int
 }
 
-func (s *serveFlags) register(f *pflag.FlagSet) {
-	f.StringVar(&s.listen, "listen", "127.0.0.1:8000", "wait for clients at this `address` and port")
-	f.StringVar(&s.data, "data", "", "keep the repositories below this `folder`")
-	f.StringVar(&s.clients, "clients", "", "let in who has a line in `file`; see kassett serve client")
-	f.StringVar(&s.cert, "tls-cert", "", "show clients the certificate in `file`, in PEM form")
-	f.StringVar(&s.key, "tls-key", "", "its private key is in `file`")
-	f.StringVar(&s.clientCA, "client-ca", "", "know the certificates of clients by the authority in `file`")
-	f.BoolVar(&s.noTLS, "no-tls", false, "listen without TLS also where other machines listen: something in front of it encrypts")
-	f.StringVar(&s.log, "log", "", "append the log to `file` instead of writing it to stderr; --json makes it JSON")
-	f.IntVar(&s.connections, "max-connections", 0, "serve at most `n` connections at once, a quarter of them from one address (default 1024)")
-	f.Lookup("max-connections").DefValue = "" // said in words
+func (f *serveFlags) register(set *pflag.FlagSet) {
+	set.StringVar(&f.listen, "listen", "127.0.0.1:8000", "wait for clients at this `address` and port")
+	set.StringVar(&f.data, "data", "", "keep the repositories below this `folder`")
+	set.StringVar(&f.clients, "clients", "", "let in who has a line in `file`; see kassett serve client")
+	set.StringVar(&f.cert, "tls-cert", "", "show clients the certificate in `file`, in PEM form")
+	set.StringVar(&f.key, "tls-key", "", "its private key is in `file`")
+	set.StringVar(&f.clientCA, "client-ca", "", "know the certificates of clients by the authority in `file`")
+	set.BoolVar(&f.noTLS, "no-tls", false, "listen without TLS also where other machines listen: something in front of it encrypts")
+	set.StringVar(&f.log, "log", "", "append the log to `file` instead of writing it to stderr; --json makes it JSON")
+	set.IntVar(&f.connections, "max-connections", 0, "serve at most `n` connections at once, a quarter of them from one address (default 1024)")
+	set.Lookup("max-connections").DefValue = "" // said in words
 }
 
 func (a *app) serveStorageCommand() *cobra.Command {

@@ -251,7 +251,7 @@ func parseRange(value string, size int64) (off, n int64, part bool) {
 		return 0, -1, false
 	}
 	off, n = int64(first), size-int64(first) //nolint:gosec // of 63 bits
-	if to != "" && last-first < uint64(n) { //nolint:gosec // more than 0
+	if to != "" && last-first < uint64(n) {  //nolint:gosec // more than 0
 		n = int64(last-first) + 1 //nolint:gosec // of 63 bits
 	}
 	return off, n, true
@@ -280,7 +280,7 @@ func (b *body) Read(p []byte) (int, error) {
 	setReadDeadline(b.q.w, soon)
 	n, err := b.r.Read(p)
 	switch {
-	case err == io.EOF: //nolint:errorlint // as readers return it
+	case err == io.EOF:
 		setReadDeadline(b.q.w, time.Time{}) // of the connection, which is watched while the file is stored
 	case err != nil:
 		err = &connectionError{cmp.Or(b.q.Context().Err(), err)}
