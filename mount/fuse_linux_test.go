@@ -326,19 +326,6 @@ func TestDamage(t *testing.T) {
 	}
 }
 
-func flip(t testing.TB, path string, at int64) {
-	t.Helper()
-	must(t, os.Chmod(path, 0o600))
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	must(t, err)
-	var b [1]byte
-	_, err = f.ReadAt(b[:], at)
-	must(t, err)
-	b[0] ^= 1
-	_, err = f.WriteAt(b[:], at)
-	must(t, errors.Join(err, f.Close()))
-}
-
 // TestStorageAway: while the storage is away reading fails, which is said once,
 // and when it is back all can be read again.
 func TestStorageAway(t *testing.T) {

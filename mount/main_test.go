@@ -196,3 +196,17 @@ func write(t testing.TB, path string, b []byte) {
 	must(t, os.MkdirAll(filepath.Dir(path), 0o755))
 	must(t, os.WriteFile(path, b, 0o644))
 }
+
+// flip turns a bit of a file over.
+func flip(t testing.TB, path string, at int64) {
+	t.Helper()
+	must(t, os.Chmod(path, 0o600))
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	must(t, err)
+	var b [1]byte
+	_, err = f.ReadAt(b[:], at)
+	must(t, err)
+	b[0] ^= 1
+	_, err = f.WriteAt(b[:], at)
+	must(t, errors.Join(err, f.Close()))
+}

@@ -49,8 +49,7 @@ type View struct {
 	ctx  context.Context //nolint:containedctx // of loads that several readers wait for; Close ends it
 	stop context.CancelFunc
 	work sync.WaitGroup // loads
-	gate sync.RWMutex   // held for reading by who begins to use the repository
-	shut bool           // guarded by gate
+	door door
 
 	trees  *cache[kassett.ID, *listing]
 	blobs  *cache[kassett.ID, []byte]
@@ -72,6 +71,12 @@ type View struct {
 
 	indexMu sync.Mutex
 	index   time.Time // when the index was loaded again, guarded by indexMu
+}
+
+// door is held for reading by whoever begins to use the repository.
+type door struct {
+	sync.RWMutex
+	shut bool
 }
 
 // NewView returns the view of a repository whose index is loaded. The caller
@@ -102,9 +107,9 @@ func NewView(ctx context.Context, r *repo.Repository, o Options) (*View, error) 
 // and whoever still reads gets an error.
 func (v *View) Close() {
 	v.stop()
-	v.gate.Lock()
-	v.shut = true
-	v.gate.Unlock()
+	v.door.Lock()
+	v.door.shut = true
+	v.door.Unlock()
 	v.work.Wait()
 }
 
@@ -113,9 +118,9 @@ var errShut = &kassett.Error{Op: "read", Kind: kassett.Interrupted, Err: errors.
 // while calls fn, which uses the repository or begins a load, unless the view is
 // closed. fn does not call while.
 func (v *View) while(fn func()) error {
-	v.gate.RLock()
-	defer v.gate.RUnlock()
-	if v.shut {
+	v.door.RLock()
+	defer v.door.RUnlock()
+	if v.door.shut {
 		return errShut
 	}
 	fn()

@@ -23,9 +23,9 @@ func (a *app) mountCommand() *cobra.Command {
 		Short: "Look into snapshots as into folders, without restoring",
 		Long: `Mount shows the repository as a file system that cannot be written, at an empty
 folder of this machine, until it is unmounted or this command is stopped with
-Ctrl-C. All snapshots are there: by time in snapshots/, by host in hosts/, by tag
-in tags/ and by ID in ids/; "latest" leads to the youngest. New snapshots appear
-by themselves.
+Ctrl-C. All snapshots are there: by time in snapshots/, by host in hosts/, by
+tag in tags/ and by ID in ids/; "latest" leads to the youngest. New snapshots
+appear by themselves.
 
   mkdir /mnt/backup && kassett mount /mnt/backup
   cp /mnt/backup/snapshots/latest/srv/journal.sql .
@@ -35,9 +35,9 @@ With --webdav the same is served over WebDAV, for systems without FUSE: Windows
 browser. Without a password only programs of this machine are let in, of every
 user of it. Another address needs a password and a certificate.
 
-Time templates are layouts of the moment "Mon Jan 2 15:04:05 -0700 MST 2006", such
-as "2006-01-02_15-04-05". In path templates %i is a snapshot's short ID, %I the
-long one, %h its host, %u its user, %t each of its tags and %T its time.`,
+Time templates are layouts of the moment "Mon Jan 2 15:04:05 -0700 MST 2006",
+such as "2006-01-02_15-04-05". In path templates %i is a snapshot's short ID,
+%I the long one, %h its host, %u its user, %t each of its tags, %T its time.`,
 		Args: args(0, 1, "a mountpoint, or --webdav and an address"),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			if err := x.check(given); err != nil {
