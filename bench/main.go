@@ -63,7 +63,7 @@ func main() {
 	}
 	var o options
 	flag.StringVar(&o.only, "only", "peers,storages,copies", "`names` of the tables to make")
-	flag.StringVar(&o.storages, "storages", "local,s3", "`names` of the storages to measure")
+	flag.StringVar(&o.storages, "storages", "local,rest,s3,sftp", "`names` of the storages to measure")
 	flag.StringVar(&o.corpora, "corpora", "docs,pacs,db", "`names` of the data to work on")
 	flag.StringVar(&o.peers, "peers", "restic,borg", "`names` of the tools to compare with, found in PATH")
 	flag.Var(&o.extra, "peer", "one more restic, as `NAME=PATH`; may be given again")

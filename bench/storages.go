@@ -22,16 +22,26 @@ import (
 type served struct {
 	repo string   // place of the repository
 	env  []string // for Kassett
+	args []string // likewise
 	// put and get are commands of a plain client that move the files of a
 	// folder to the storage and back from it into another folder.
 	put, get func(dir string) *exec.Cmd
 	stop     func() error
 }
 
-// storages start a storage of each kind, with what it keeps in dir.
-var storages = map[string]func(ctx context.Context, dir string, files []string) (*served, error){
+// setting is what a storage is started with.
+type setting struct {
+	dir     string   // for what it keeps
+	files   []string // names of the files that a plain client moves
+	kassett string   // our program
+}
+
+// storages start a storage of each kind.
+var storages = map[string]func(ctx context.Context, at setting) (*served, error){
 	"local": serveLocal,
+	"rest":  serveREST,
 	"s3":    serveS3,
+	"sftp":  serveSFTP,
 }
 
 // The phases of a storage.
@@ -102,7 +112,7 @@ func (b *bench) storage(ctx context.Context, name, src string, files []string, s
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	st, err := storages[name](ctx, dir, files)
+	st, err := storages[name](ctx, setting{dir, files, b.tools[0].path})
 	if err != nil {
 		return nil, err
 	}
@@ -110,7 +120,7 @@ func (b *bench) storage(ctx context.Context, name, src string, files []string, s
 	t := *b.tools[0] // Kassett
 	t.repo, t.home = st.repo, dir
 	kassett := func(args ...string) *exec.Cmd {
-		cmd := t.exec(ctx, append(args, "-q", "-r", t.repo))
+		cmd := t.exec(ctx, slices.Concat(args, []string{"-q", "-r", t.repo}, st.args))
 		cmd.Env = append(cmd.Env, st.env...)
 		return cmd
 	}
@@ -205,13 +215,13 @@ func (b *bench) showStorages(names []string, samples []sample, size total) error
 }
 
 // serveLocal is a folder; its plain client is cp.
-func serveLocal(ctx context.Context, dir string, files []string) (*served, error) {
-	plain := filepath.Join(dir, "plain")
+func serveLocal(ctx context.Context, at setting) (*served, error) {
+	plain := filepath.Join(at.dir, "plain")
 	copies := func(from, to string) *exec.Cmd {
-		return exec.CommandContext(ctx, "cp", append(paths(from, files), to)...)
+		return exec.CommandContext(ctx, "cp", append(paths(from, at.files), to)...)
 	}
 	return &served{
-		repo: filepath.Join(dir, "repo"),
+		repo: filepath.Join(at.dir, "repo"),
 		put:  func(from string) *exec.Cmd { return copies(from, plain) },
 		get:  func(to string) *exec.Cmd { return copies(plain, to) },
 		stop: func() error { return nil },
