@@ -156,7 +156,8 @@ func (x *indexer) folder(ctx context.Context, key []byte, t *snapshot.Tree) erro
 		if len(was) > 0 && (n == nil || n.Name == string(was[0].name)) {
 			o, was = &was[0], was[1:]
 		}
-		now, name := stateOf(n), []byte(nil)
+		var name []byte
+		now := stateOf(n)
 		if n != nil {
 			name = []byte(n.Name)
 		} else {

@@ -136,7 +136,7 @@ func (a *app) commands() map[string][]*cobra.Command {
 	return map[string][]*cobra.Command{
 		groupDaily: {a.initCommand(), a.backupCommand(), a.snapshotsCommand(), a.restoreCommand(), a.checkCommand()},
 		groupLook: {
-			a.lsCommand(), a.findCommand(), a.diffCommand(), a.mountCommand(), a.dumpCommand(), a.statsCommand(), a.listCommand(), a.catCommand(),
+			a.lsCommand(), a.findCommand(), a.searchCommand(), a.historyCommand(), a.diffCommand(), a.mountCommand(), a.dumpCommand(), a.statsCommand(), a.listCommand(), a.catCommand(),
 		},
 		groupKeep: {
 			a.forgetCommand(), a.pruneCommand(), a.copyCommand(), a.tagCommand(), a.rewriteCommand(), a.holdCommand(), a.floorCommand(),
