@@ -28,13 +28,23 @@ type machine struct {
 }
 
 func newMachine(t *rapid.T) *machine {
-	m := &machine{}
-	for i := range m.stores {
-		m.stores[i] = storagetest.NewMemory()
-		r, err := repo.Init(context.Background(), m.stores[i], []byte(password), repo.InitOptions{Options: few})
-		if err = errors.Join(err, r.Close()); err != nil {
-			t.Fatal(err)
-		}
+	m := &machine{stores: [2]*storagetest.Memory{storagetest.NewMemory(), storagetest.NewMemory()}}
+	o := repo.InitOptions{Options: few}
+	first, err := repo.Init(context.Background(), m.stores[0], []byte(password), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var second *repo.Repository
+	if rapid.Bool().Draw(t, "the second is a replica") {
+		second, err = repo.InitReplica(context.Background(), m.stores[1], []byte(password), first, o)
+	} else {
+		second, err = repo.Init(context.Background(), m.stores[1], []byte(password), o)
+	}
+	if err = errors.Join(err, first.Close()); err == nil {
+		err = second.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 	return m
 }

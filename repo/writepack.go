@@ -96,8 +96,12 @@ func (r *Repository) verifyStored(ctx context.Context, h kassett.Handle, size in
 	if err != nil {
 		return fmt.Errorf("read back %s: %w", h, err)
 	}
+	scratch := takeBuffers()
+	defer scratch.giveBack()
+	in := scratch.readAhead(io.LimitReader(rc, size+1))
+	defer in.Reset(nil)
 	sum := sha256.New()
-	n, err := io.Copy(sum, io.LimitReader(rc, size+1))
+	n, err := io.Copy(sum, in)
 	if err = errors.Join(err, rc.Close()); err != nil {
 		return fmt.Errorf("read back %s: %w", h, err)
 	}
