@@ -278,7 +278,7 @@ func TestWrongBytesOnTheWay(t *testing.T) {
 	s := f.through(t, server, server.Bucket(t, false))
 	content := storagetest.Random(4, 100_000)
 	h, b := body(content)
-	f.set(func(w http.ResponseWriter, r *http.Request) bool {
+	flip := func(w http.ResponseWriter, r *http.Request) bool {
 		if r.Method != http.MethodPut {
 			return false
 		}
@@ -287,14 +287,15 @@ func TestWrongBytesOnTheWay(t *testing.T) {
 		r.Body = io.NopCloser(bytes.NewReader(sent))
 		f.real.ServeHTTP(w, r)
 		return true
-	})
+	}
+	f.set(flip)
 	if err := s.Put(t.Context(), h, b); kassett.KindOf(err) != kassett.Corrupt {
 		t.Errorf("Put with a bit turned over: %v", err)
 	}
 	if _, err := s.Stat(t.Context(), h); kassett.KindOf(err) != kassett.NotFound {
 		t.Errorf("it is there: %v", err)
 	}
-	f.set(nil)
+	f.set(first(2, http.MethodPut, flip)) // what is right here is sent again
 	if err := s.Put(t.Context(), h, b); err != nil {
 		t.Fatal(err)
 	}
@@ -404,5 +405,22 @@ func TestListingLagsBehind(t *testing.T) {
 	}
 	if err := s.Delete(t.Context(), h); kassett.KindOf(err) != kassett.NotFound {
 		t.Errorf("second Delete: %v", err)
+	}
+}
+
+// TestConflict answers puts as Amazon's does when another put of the same name
+// is under way.
+func TestConflict(t *testing.T) {
+	t.Parallel()
+	server := s3test.Start(t)
+	f := newFront(t, server)
+	s := f.through(t, server, server.Bucket(t, false))
+	h, b := body(storagetest.Random(7, 1000))
+	f.set(first(2, http.MethodPut, answer(http.StatusConflict, "ConditionalRequestConflict")))
+	if err := s.Put(t.Context(), h, b); err != nil {
+		t.Error(err)
+	}
+	if err := calls["get"](t.Context(), s, h); err != nil {
+		t.Error(err)
 	}
 }

@@ -115,8 +115,10 @@ func (s *Storage) putWhole(ctx context.Context, n kassett.StoredName, from *sour
 			continue
 		}
 		// Of two puts at the same moment Amazon's refuses one for a while,
-		// without saying which has won.
-		if code != conflict || try == 3 || from.memory == nil {
+		// without saying which has won. And bytes that are right here were
+		// changed on the way.
+		again := code == conflict || codes[code].kind == kassett.Corrupt
+		if !again || try == 3 || !from.intact() {
 			return err
 		}
 		if err := pause(ctx, time.Second<<try/4); err != nil {

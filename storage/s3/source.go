@@ -2,6 +2,7 @@ package s3
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -104,6 +105,21 @@ func (f *source) failure() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.err
+}
+
+// intact reports whether the body can be sent again and is still what it was.
+func (f *source) intact() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err != nil || f.memory == nil {
+		return false
+	}
+	sum := sha256.New()
+	_, err := f.memory.Seek(0, io.SeekStart)
+	if err == nil {
+		_, err = io.Copy(sum, f.memory)
+	}
+	return err == nil && kassett.ID(sum.Sum(nil)) == f.body.Sum
 }
 
 // attempts returns how often the body was read from the start.
