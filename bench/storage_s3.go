@@ -15,7 +15,7 @@ import (
 
 // serveS3 is versitygw, as the tests start it; its plain client is curl, which
 // signs but does not hash what it sends, four files at once.
-func serveS3(ctx context.Context, dir string, files []string) (*served, error) {
+func serveS3(ctx context.Context, at setting) (*served, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return nil, err
@@ -25,7 +25,7 @@ func serveS3(ctx context.Context, dir string, files []string) (*served, error) {
 	if len(found) == 0 || err != nil {
 		return nil, errors.New("versitygw or curl is missing: `make deps` installs both")
 	}
-	data := filepath.Join(dir, "data")
+	data := filepath.Join(at.dir, "data")
 	if err := os.MkdirAll(filepath.Join(data, "plain"), 0o700); err != nil {
 		return nil, err
 	}
@@ -42,7 +42,7 @@ func serveS3(ctx context.Context, dir string, files []string) (*served, error) {
 	}
 	client := func(line func(file string) string) *exec.Cmd {
 		var config strings.Builder
-		for _, f := range files {
+		for _, f := range at.files {
 			fmt.Fprintf(&config, "%s\nurl=http://%s/plain/%s\n", line(f), address, f)
 		}
 		cmd := exec.CommandContext(ctx, curl, "-sSf", "--parallel", "--parallel-max", "4", "--user", key+":"+secret,
