@@ -51,6 +51,7 @@ type event struct {
 type entry struct {
 	folder []byte // key
 	name   []byte
+	folded []byte  // as it is compared, when that is more than lower case of ASCII
 	events []event // by seq, ascending
 }
 
@@ -89,8 +90,13 @@ func (b *blockBuilder) add(e *entry) {
 		b.names = append(b.names, 0, 0, 0, 0)
 		b.folder, b.inFolder = append(b.folder[:0], e.folder...), 0
 	}
-	b.names = binary.AppendUvarint(b.names, uint64(len(e.name)))
-	b.names = append(b.names, e.name...)
+	// Twice the length, and one more when the folded form follows.
+	if e.folded == nil {
+		b.names = append(binary.AppendUvarint(b.names, uint64(len(e.name))*2), e.name...)
+	} else {
+		b.names = append(binary.AppendUvarint(b.names, uint64(len(e.name))*2+1), e.name...)
+		b.names = append(binary.AppendUvarint(b.names, uint64(len(e.folded))), e.folded...)
+	}
 	b.inFolder++
 	b.n++
 	b.events = binary.AppendUvarint(b.events, uint64(len(e.events)))
@@ -139,7 +145,12 @@ func readNames(names []byte, count int) (*block, error) {
 			if r.bad || len(b.entries) == count {
 				return nil, damagedf("its names are not whole")
 			}
-			b.entries = append(b.entries, entry{folder: folder, name: r.bytes(maxComponent)})
+			e := entry{folder: folder}
+			length := r.uvarint()
+			if e.name = r.take(int(min(length/2, maxPiece))); length%2 == 1 { //nolint:gosec // bounded
+				e.folded = r.bytes(maxPiece)
+			}
+			b.entries = append(b.entries, e)
 		}
 		if r.bad {
 			break
@@ -155,12 +166,17 @@ func readNames(names []byte, count int) (*block, error) {
 func (b *block) readEvents(events []byte) error {
 	r := byteReader{b: events}
 	last := int64(0)
+	var slab []event
 	for i := range b.entries {
 		n := r.uvarint()
 		if n == 0 || n > maxEvents || n > uint64(len(r.b)) {
 			return damagedf("a name with %d events", n)
 		}
-		all, seq := make([]event, n), uint32(0)
+		if uint64(len(slab)) < n {
+			slab = make([]event, max(n, uint64(len(b.entries)-i)))
+		}
+		all, seq := slab[:n:n], uint32(0)
+		slab = slab[n:]
 		for j := range all {
 			v := &all[j]
 			seq += uint32(r.uvarint()) //nolint:gosec // sealed by us

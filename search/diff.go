@@ -140,7 +140,7 @@ func (x *indexer) folder(ctx context.Context, key []byte, t *snapshot.Tree) erro
 				Hint: "it may be made by a hostile writer; look at it with kassett ls",
 			}
 		}
-		return x.out.add(&entry{folder: key, name: name, events: []event{{x.seq, now}}})
+		return x.out.add(&entry{folder: key, name: name, folded: foldedName(name), events: []event{{x.seq, now}}})
 	}
 	nodes := t.Nodes
 	for len(nodes)+len(was) > 0 {
@@ -227,7 +227,7 @@ func (x *indexer) unreadable(ctx context.Context, key []byte, s *subfolder, err 
 	}
 	now := stateOf(s.node)
 	now.hash = [16]byte{}
-	x.bad = append(x.bad, entry{folder: bytes.Clone(key), name: s.name, events: []event{{x.seq, now}}})
+	x.bad = append(x.bad, entry{folder: bytes.Clone(key), name: s.name, folded: foldedName(s.name), events: []event{{x.seq, now}}})
 	if len(x.bad) <= maxFaults {
 		x.ix.warn(fmt.Errorf("%q cannot be searched: %w", pathOf(key, s.name), err))
 	}
@@ -272,7 +272,7 @@ func (x *indexer) remove(ctx context.Context, key []byte) error {
 		if e.events[len(e.events)-1].kind == 0 {
 			continue
 		}
-		if err := x.out.add(&entry{folder: e.folder, name: e.name, events: []event{{seq: x.seq}}}); err != nil {
+		if err := x.out.add(&entry{folder: e.folder, name: e.name, folded: e.folded, events: []event{{seq: x.seq}}}); err != nil {
 			return err
 		}
 		if err := context.Cause(ctx); err != nil {

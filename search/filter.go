@@ -19,14 +19,13 @@ func trigrams(s []byte, fn func(t uint32)) {
 
 // filterBuilder gathers the trigrams of one block.
 type filterBuilder struct {
-	seen   [1 << 24 / 64]uint64
-	all    []uint32
-	folded []byte
+	seen [1 << 24 / 64]uint64
+	all  []uint32
 }
 
-func (f *filterBuilder) add(name []byte) {
-	f.folded = fold(f.folded[:0], name)
-	trigrams(f.folded, func(t uint32) {
+// add adds a folded name.
+func (f *filterBuilder) add(folded []byte) {
+	trigrams(folded, func(t uint32) {
 		if word, bit := t/64, uint64(1)<<(t%64); f.seen[word]&bit == 0 {
 			f.seen[word] |= bit
 			f.all = append(f.all, t)

@@ -44,10 +44,27 @@ func foldParts(dst, s []byte) []byte {
 }
 
 func isASCII(s []byte) bool {
-	return !bytes.ContainsFunc(s, func(r rune) bool { return r >= utf8.RuneSelf })
+	for _, c := range s {
+		if c >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
 }
 
-// lower is fold for ASCII.
+// foldedName returns the folded form of a name when it is more than [lower], and
+// nil otherwise: only that is kept in the index.
+func foldedName(name []byte) []byte {
+	if isASCII(name) {
+		return nil
+	}
+	if folded := fold(nil, name); !bytes.Equal(folded, lower(nil, name)) {
+		return folded
+	}
+	return nil
+}
+
+// lower is fold for ASCII, and leaves other bytes as they are.
 func lower(dst, s []byte) []byte {
 	for _, c := range s {
 		if c >= 'A' && c <= 'Z' {

@@ -214,12 +214,11 @@ type needle struct {
 	folder []byte // what the path of the folder must end with; nil: anything
 	name   []byte // what the name must hold, or begin with when folder counts
 	inPath bool
-	ascii  bool
 }
 
 func newNeedle(text string) *needle {
 	folded := bytes.TrimRight(fold(nil, []byte(text)), "/")
-	n := &needle{name: folded, ascii: isASCII(folded)}
+	n := &needle{name: folded}
 	if i := bytes.LastIndexByte(folded, '/'); i >= 0 {
 		n.folder, n.name, n.inPath = folded[:i], folded[i+1:], true
 	}
@@ -228,11 +227,15 @@ func newNeedle(text string) *needle {
 
 // matches reports whether an entry is looked for. buf is room for work.
 func (n *needle) matches(e *entry, buf []byte) (bool, []byte) {
-	buf = fold(buf[:0], e.name)
-	if !n.inPath {
-		return bytes.Contains(buf, n.name), buf
+	name := e.folded
+	if name == nil {
+		buf = lower(buf[:0], e.name)
+		name = buf
 	}
-	if !bytes.HasPrefix(buf, n.name) {
+	if !n.inPath {
+		return bytes.Contains(name, n.name), buf
+	}
+	if !bytes.HasPrefix(name, n.name) {
 		return false, buf
 	}
 	buf = fold(buf[:0], bytes.ReplaceAll(e.folder, []byte{separator}, []byte{'/'}))
@@ -276,10 +279,8 @@ func (c *scan) block(i int) error {
 	if err != nil {
 		return err
 	}
-	if c.n.ascii && isASCIIText(names) {
-		if c.folded = lower(c.folded[:0], names); !bytes.Contains(c.folded, c.n.name) {
-			return nil
-		}
+	if c.folded = lower(c.folded[:0], names); !bytes.Contains(c.folded, c.n.name) {
+		return nil // folded forms stand there too, and are in lower case
 	}
 	b, err := readNames(names, int(c.s.blocks[i].count))
 	if err != nil {
@@ -292,17 +293,6 @@ func (c *scan) block(i int) error {
 		}
 	}
 	return nil
-}
-
-// isASCIIText reports whether no byte of a block's names has its highest bit set.
-// That of a length may have it: then the names are looked at one by one.
-func isASCIIText(names []byte) bool {
-	for _, c := range names {
-		if c >= 0x80 {
-			return false
-		}
-	}
-	return true
 }
 
 // nextHit returns the next hit of all segments, once, nil at the end.

@@ -106,7 +106,7 @@ func (w *world) backup(host string, all files) {
 			n.Subtree = build(at, below)
 			nodes = append(nodes, n)
 		}
-		slices.SortFunc(nodes, func(a, b *snapshot.Node) int { return strings.Compare(a.Name, b.Name) })
+		sortNodes(nodes)
 		for _, n := range nodes {
 			held[dir+"/"+n.Name] = n
 		}
@@ -127,6 +127,10 @@ func (w *world) backup(host string, all files) {
 	w.must(err)
 	w.snapshots = append(w.snapshots, sn)
 	w.held[sn.ID] = held
+}
+
+func sortNodes(nodes []*snapshot.Node) {
+	slices.SortFunc(nodes, func(a, b *snapshot.Node) int { return strings.Compare(a.Name, b.Name) })
 }
 
 // version and result are what is compared with the brute force.

@@ -61,6 +61,7 @@ type segmentWriter struct {
 	groups  []groupInfo
 	filters []byte // of the group at work
 	buf     []byte
+	lower   []byte
 	count   int64
 }
 
@@ -84,13 +85,19 @@ func (w *segmentWriter) write(b []byte) error {
 	return err
 }
 
-// add appends an entry, which comes after all before it. It keeps nothing of it.
+// add appends an entry, which comes after all before it, with its folded form if
+// it has one. It keeps nothing of it.
 func (w *segmentWriter) add(e *entry) error {
 	if w.block.n == 0 {
 		w.first = entry{folder: bytes.Clone(e.folder), name: bytes.Clone(e.name)}
 	}
+	w.lower = lower(w.lower[:0], e.name)
+	folded := w.lower
+	if e.folded != nil {
+		folded = e.folded
+	}
 	w.block.add(e)
-	w.filter.add(e.name)
+	w.filter.add(folded)
 	w.count++
 	if w.block.full() {
 		return w.endBlock()
@@ -401,7 +408,7 @@ func (m *merge) next() (*entry, error) {
 	if err != nil || least == nil {
 		return nil, err
 	}
-	m.at = entry{folder: least.folder, name: least.name, events: m.at.events[:0]}
+	m.at = entry{folder: least.folder, name: least.name, folded: least.folded, events: m.at.events[:0]}
 	for i := range m.cursors {
 		c := &m.cursors[i]
 		e, err := c.peek()
