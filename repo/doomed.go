@@ -190,11 +190,11 @@ func (r *Repository) readDoomed(ctx context.Context, beside kassett.Beside, id k
 
 func doomedName(id kassett.ID) string { return doomedFolder + "/" + id.String() }
 
-// writeDoomed publishes a list of packs, which it sorts.
-func (r *Repository) writeDoomed(ctx context.Context, packs []kassett.ID) error {
+// writeDoomed publishes a list of packs, which it sorts, and returns its name.
+func (r *Repository) writeDoomed(ctx context.Context, packs []kassett.ID) (string, error) {
 	beside, ok := kassett.As[kassett.Beside](r.storage)
 	if !ok {
-		return &kassett.Error{Op: "write doomed list", Kind: kassett.Invalid, Err: errors.New("this storage keeps no files beside a repository")}
+		return "", &kassett.Error{Op: "write doomed list", Kind: kassett.Invalid, Err: errors.New("this storage keeps no files beside a repository")}
 	}
 	slices.SortFunc(packs, kassett.ID.Compare)
 	plain, err := json.Marshal(doomedFile{
@@ -202,20 +202,20 @@ func (r *Repository) writeDoomed(ctx context.Context, packs []kassett.ID) error 
 		Packs: slices.Compact(packs),
 	})
 	if err != nil {
-		return err
+		return "", err
 	}
 	sealed, err := r.sealUnpacked(kassett.IndexFile, plain)
 	if err != nil {
-		return fmt.Errorf("seal doomed list: %w", err)
+		return "", fmt.Errorf("seal doomed list: %w", err)
 	}
 	if err := r.pass(ctx); err != nil {
-		return err
+		return "", err
 	}
 	id := kassett.Hash(sealed)
 	if err := beside.PutBeside(ctx, doomedName(id), kassett.BytesBody(sealed, id)); err != nil {
-		return fmt.Errorf("write doomed list: %w", err)
+		return "", fmt.Errorf("write doomed list: %w", err)
 	}
-	return nil
+	return doomedName(id), nil
 }
 
 // removeDoomed removes a file below doomed/. One that is gone is no error.

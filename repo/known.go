@@ -80,7 +80,7 @@ func (r *Repository) readIndex(ctx context.Context, id kassett.ID) (*indexConten
 
 // Has reports whether the repository has a blob that may be relied on.
 func (r *Repository) Has(h BlobHandle) bool {
-	if r.doomed.packs.Load() != nil {
+	if packs := r.doomed.packs.Load(); packs != nil && len(*packs) > 0 {
 		return r.hasSafely(h)
 	}
 	return r.table.Has(h)

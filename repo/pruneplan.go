@@ -127,6 +127,10 @@ func (p *prunePlan) sound(i uint32) bool {
 	return p.packs[i].size >= 0 && uint64(p.packs[i].size) == p.sums[i].indexed
 }
 
+// isDoomed reports whether a doomed list names the pack at i. Nothing is left in
+// it that is needed, so that it goes when the list is swept.
+func (p *prunePlan) isDoomed(i uint32) bool { return contains(p.doomed, p.packs[i].id) }
+
 // ranks orders the packs by how good it is to keep blobs in them that rest
 // elsewhere too: sound ones first that are not doomed, then those with the
 // smallest share of garbage, so that the packs an interrupted prune has written
@@ -142,7 +146,7 @@ func (p *prunePlan) ranks() []uint32 {
 		switch {
 		case !p.sound(i):
 			return 2
-		case contains(p.doomed, p.packs[i].id):
+		case p.isDoomed(i):
 			return 1
 		}
 		return 0
@@ -267,7 +271,7 @@ func (p *prunePlan) decide(l pruneLimits, records pruneRecords) {
 		s.fate = p.firstFate(i, l)
 		switch {
 		case s.fate != fateRepack:
-		case s.unused > 0 || s.holds.mixed() || p.mustCompress(s, l):
+		case s.unused > 0 || s.holds.mixed() || p.mustCompress(s, l) || p.isDoomed(uint32(i)):
 			candidates = append(candidates, uint32(i))
 		case s.indexed < small:
 			smalls = append(smalls, uint32(i))
@@ -346,7 +350,7 @@ func (p *prunePlan) repack(candidates []uint32, small uint64, l pruneLimits) {
 	for _, i := range candidates {
 		s := &p.sums[i]
 		left := bytes.Duplicate + bytes.Unused - bytes.Remove - bytes.RepackRemove
-		need := s.holds&holdsTrees != 0 || p.mustCompress(s, l) || s.indexed < small
+		need := s.holds&holdsTrees != 0 || p.mustCompress(s, l) || s.indexed < small || p.isDoomed(i)
 		if bytes.Repack+s.indexed > l.repack || left <= enough && !need {
 			s.fate = fateKeep
 			continue
@@ -393,7 +397,7 @@ func (p *prunePlan) settle(records pruneRecords) {
 			switch {
 			case p.keep.has(rec.n) && p.sums[rec.pack].fate == fateRepack:
 				moved = i
-			case p.sums[rec.pack].fate == fateKeep && p.sound(rec.pack):
+			case p.sums[rec.pack].fate == fateKeep && p.sound(rec.pack) && !p.isDoomed(rec.pack):
 				stays = i
 			}
 		}

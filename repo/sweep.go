@@ -38,6 +38,11 @@ func (r *Repository) Mark(ctx context.Context, used *BlobSet, o PruneOptions) (*
 		return nil, err
 	}
 	m := &Marking{Stats: p.plan.stats, r: r, notes: p.notes, progress: o.Progress}
+	if len(p.doomed()) > 0 {
+		if err := r.mayRemove(ctx); err != nil {
+			return nil, err
+		}
+	}
 	// All must be readable before anything is changed.
 	if _, err := r.readIndexes(ctx, m.notes, o.Progress); err != nil {
 		return nil, err
@@ -53,7 +58,24 @@ func (r *Repository) Mark(ctx context.Context, used *BlobSet, o PruneOptions) (*
 		return m, nil
 	}
 	o.Progress.Enter("mark packs")
-	return m, r.writeDoomed(ctx, packs)
+	_, err = r.writeDoomed(ctx, packs)
+	return m, err
+}
+
+// mayRemove finds out whether the storage lets us remove anything, before packs
+// are copied in vain: it writes a list of nothing, and removes it.
+func (r *Repository) mayRemove(ctx context.Context) error {
+	name, err := r.writeDoomed(ctx, []kassett.ID{})
+	if err == nil {
+		err = r.removeDoomed(ctx, name)
+	}
+	if kassett.KindOf(err) == kassett.Denied {
+		return &kassett.Error{
+			Op: "prune", Kind: kassett.Denied, Err: err,
+			Hint: "prune where files may be removed: on the machine that holds the storage, or with a key or a client that may",
+		}
+	}
+	return err
 }
 
 // soundLists returns the doomed lists. Those that are damaged are named and
