@@ -54,9 +54,12 @@ const (
 	// copyIndexAge bounds what a copy that is killed has to send again: packs
 	// that no index file names are only found again when they were moved whole.
 	copyIndexAge = 2 * time.Minute
-	// copyMemory bounds the packs that are held whole, in bytes. The longest
-	// pack that restic makes has 128 MiB; longer ones are taken apart.
-	copyMemory = 144 << 20
+	// copyMemory bounds the packs that are held whole, in bytes: five of usual
+	// length, or one that is longer.
+	copyMemory = 5 * defaultPackSize
+	// maxWhole is the longest pack that is held whole, in bytes: those that
+	// restic makes have up to 128 MiB. Longer ones are taken apart.
+	maxWhole = 144 << 20
 	// copyBatch is how many packs are looked up at once, so that their blobs
 	// take little memory.
 	copyBatch = 256
@@ -300,7 +303,7 @@ func wholeSize(blobs []Blob) int64 {
 		size += int64(b.Length)
 		header += int64(entrySize(b))
 	}
-	if size += header; size > copyMemory {
+	if size += header; size > maxWhole {
 		return 0
 	}
 	return size

@@ -43,10 +43,11 @@ func (c *copying) pack(ctx context.Context, p copiedPack) error {
 // returns false when the pack is not what its name and the index say.
 func (c *copying) wholePack(ctx context.Context, p copiedPack) (done bool, err error) {
 	size := wholeSize(p.all)
-	if err := c.memory.Acquire(ctx, size); err != nil {
+	share := min(size, copyMemory)
+	if err := c.memory.Acquire(ctx, share); err != nil {
 		return false, context.Cause(ctx)
 	}
-	defer c.memory.Release(size)
+	defer c.memory.Release(share)
 	memory, _ := packMemory.Get().(*[]byte) // always one: see New
 	*memory = slices.Grow((*memory)[:0], int(size))[:size]
 	defer func() {
