@@ -21,8 +21,8 @@ func (a *app) parityCommand() *cobra.Command {
 files, snapshots and keys can be made again: kassett repair parity does it, and
 so does the program par2, since they are in its format.
 
-Say once how much of it there shall be, as in kassett parity set 5%. From then on
-every command that adds or removes something keeps it up to date.`,
+Say once how much of it there shall be, as in kassett parity set 5%. From then
+on every command that adds or removes something keeps it up to date.`,
 		Args: args(1, -1, "set, update or show"),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			return invalid("parity", safe(given[0]), "use kassett parity set, parity update or parity show", errors.New("there is no such command"))
@@ -37,8 +37,8 @@ func (a *app) paritySetCommand() *cobra.Command {
 		Use:   "set PERCENT",
 		Short: "Say how much parity there shall be, and make it",
 		Long: `Set says how much parity the repository shall have, in percent of what it
-protects: 5% repairs one lost pack in twenty, 10% one in ten. With 0 all parity is
-removed. What has parity already keeps it as it is; from 5% to 10% only what
+protects: 5% repairs one lost pack in twenty, 10% one in ten. With 0 all parity
+is removed. What has parity already keeps it as it is; from 5% to 10% only what
 comes afterwards gets more.`,
 		Args: args(1, 1, "a percentage, such as 5%"),
 		RunE: func(cmd *cobra.Command, given []string) error {
