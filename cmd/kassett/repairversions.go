@@ -11,6 +11,7 @@ import (
 
 	"kassett"
 	"kassett/repo"
+	"kassett/repo/versions"
 )
 
 // namedVersions is how many files a repair of versions names one by one.
@@ -18,7 +19,7 @@ const namedVersions = 50
 
 func (a *app) repairVersionsCommand() *cobra.Command {
 	var (
-		o      repo.VersionOptions
+		o      versions.Options
 		before timeFlag
 	)
 	cmd := &cobra.Command{
@@ -48,7 +49,7 @@ came later are named; the time is that of the storage's clock.`,
 	return cmd
 }
 
-func (a *app) repairVersions(ctx context.Context, o repo.VersionOptions) (err error) {
+func (a *app) repairVersions(ctx context.Context, o versions.Options) (err error) {
 	p := a.flags.where
 	where, err := a.location(p)
 	if err != nil {
@@ -58,8 +59,8 @@ func (a *app) repairVersions(ctx context.Context, o repo.VersionOptions) (err er
 	if err != nil {
 		return err
 	}
-	if o.Options, err = a.repoOptions(p); err != nil {
-		return err
+	o.Unlock = func(ctx context.Context, keys [][]byte) (func([]byte) error, error) {
+		return repo.Unlock(ctx, pw, keys)
 	}
 	st, err := a.openStorage(ctx, where, mustExist)
 	if err != nil {
@@ -67,14 +68,14 @@ func (a *app) repairVersions(ctx context.Context, o repo.VersionOptions) (err er
 	}
 	defer func() { err = errors.Join(err, closeStorage(st)) }()
 	named := 0
-	o.Tell = func(f repo.VersionFinding) {
-		if named++; named <= namedVersions || f.Fate == repo.VersionLost {
+	o.Tell = func(f versions.Finding) {
+		if named++; named <= namedVersions || f.Fate == versions.Lost {
 			a.versionFinding(f, o.DryRun)
 		}
 	}
 	o.Progress = new(kassett.Progress)
 	stop := a.watch(o.Progress)
-	stats, err := repo.RepairVersions(ctx, st, pw, o)
+	stats, err := versions.Repair(ctx, st, o)
 	stop()
 	if named > namedVersions && !a.flags.json && !a.flags.quiet {
 		a.ui.say("and %s more", count(named-namedVersions))
@@ -92,17 +93,17 @@ func (a *app) repairVersions(ctx context.Context, o repo.VersionOptions) (err er
 }
 
 // versionFinding tells of one file.
-func (a *app) versionFinding(f repo.VersionFinding, dryRun bool) {
+func (a *app) versionFinding(f versions.Finding, dryRun bool) {
 	if a.flags.json {
 		_ = a.json(struct {
-			MessageType string           `json:"message_type"`
-			File        string           `json:"file"`
-			Fate        repo.VersionFate `json:"fate"`
-			At          time.Time        `json:"at"`
+			MessageType string        `json:"message_type"`
+			File        string        `json:"file"`
+			Fate        versions.Fate `json:"fate"`
+			At          time.Time     `json:"at"`
 		}{"version", f.String(), f.Fate, f.At}) // an error of stdout comes again with the next result
 		return
 	}
-	if a.flags.quiet && f.Fate != repo.VersionLost {
+	if a.flags.quiet && f.Fate != versions.Lost {
 		return
 	}
 	back := "brought back"
@@ -110,24 +111,24 @@ func (a *app) versionFinding(f repo.VersionFinding, dryRun bool) {
 		back = "can be brought back"
 	}
 	switch f.Fate {
-	case repo.VersionDeleted, repo.VersionReplaced:
+	case versions.Deleted, versions.Replaced:
 		a.ui.say("%s was %s at %s: %s", f.StoredName, f.Fate, stamp(f.At), back)
-	case repo.VersionNew:
+	case versions.New:
 		a.ui.say("%s came at %s: it is left as it is; --hide-new hides it", f.StoredName, stamp(f.At))
-	case repo.VersionHidden:
+	case versions.Hidden:
 		a.ui.say("%s came at %s: it is hidden", f.StoredName, stamp(f.At))
-	case repo.VersionLost:
+	case versions.Lost:
 		a.warn(f.String(), fmt.Errorf("it cannot be brought back: %w", f.Err))
 	}
 }
 
 // versionSummary tells what was done and what comes next.
-func (a *app) versionSummary(s repo.VersionStats, o repo.VersionOptions) error {
+func (a *app) versionSummary(s versions.Stats, o versions.Options) error {
 	if a.flags.json {
 		return a.json(struct {
 			MessageType string `json:"message_type"`
 			DryRun      bool   `json:"dry_run,omitempty"`
-			repo.VersionStats
+			versions.Stats
 		}{"summary", o.DryRun, s})
 	}
 	back := "brought back"
@@ -156,7 +157,7 @@ func (a *app) versionSummary(s repo.VersionStats, o repo.VersionOptions) error {
 }
 
 // lostVersions is the end of a repair that could not bring everything back.
-func lostVersions(s repo.VersionStats) error {
+func lostVersions(s versions.Stats) error {
 	if s.Lost == 0 {
 		return nil
 	}

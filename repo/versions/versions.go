@@ -1,4 +1,7 @@
-package repo
+// Package versions brings a repository back from the versions that its storage
+// keeps of files, after somebody has deleted and overwritten them. It works when
+// nothing of the repository can be opened: files are known by their hashes.
+package versions
 
 import (
 	"bytes"
@@ -8,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -16,14 +20,18 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"kassett"
-	"kassett/repo/record"
-	"kassett/repo/seal"
 )
 
-// VersionOptions say how [RepairVersions] works. The zero value brings back all
-// that was ever stored.
-type VersionOptions struct {
-	Options
+// Unlock is given the key files as they were, those that were stored first at
+// the head, and tries them until one opens. It returns a function that says
+// whether the bytes of a config open with the master key, and mean something.
+type Unlock func(ctx context.Context, keys [][]byte) (config func(sealed []byte) error, err error)
+
+// Options say how [Repair] works. All but Unlock may be zero: then all that was
+// ever stored is brought back.
+type Options struct {
+	Unlock      Unlock
+	Connections int // storage operations side by side; 0 = what the storage says
 	// Before is the moment before somebody began to delete and overwrite,
 	// by the storage's clock: what was there then is there afterwards, and
 	// what had been deleted by then stays so. Zero is no moment.
@@ -34,31 +42,31 @@ type VersionOptions struct {
 	Progress *kassett.Progress
 	// Tell is told of every file that is not as it was, from many goroutines
 	// but one at a time. It may be nil.
-	Tell func(VersionFinding)
+	Tell func(Finding)
 }
 
-// VersionFate is what [RepairVersions] finds of one file.
-type VersionFate string
+// Fate is what [Repair] finds of one file.
+type Fate string
 
 // The fates.
 const (
-	VersionDeleted  VersionFate = "deleted"  // and brought back
-	VersionReplaced VersionFate = "replaced" // by something else, and brought back
-	VersionLost     VersionFate = "lost"     // no version is the file
-	VersionNew      VersionFate = "new"      // it came to be after the moment
-	VersionHidden   VersionFate = "hidden"   // the same, and a mark is over it now
+	Deleted  Fate = "deleted"  // and brought back
+	Replaced Fate = "replaced" // by something else, and brought back
+	Lost     Fate = "lost"     // no version is the file
+	New      Fate = "new"      // it came to be after the moment
+	Hidden   Fate = "hidden"   // the same, and a mark is over it now
 )
 
-// VersionFinding is a file that is not as it was.
-type VersionFinding struct {
+// Finding is a file that is not as it was.
+type Finding struct {
 	kassett.StoredName
-	Fate VersionFate
+	Fate Fate
 	At   time.Time // when it was deleted or replaced for the first time, or came to be
 	Err  error     // of a lost file: why no version is the right one; may be nil
 }
 
-// VersionStats is what [RepairVersions] did, or in a dry run would do.
-type VersionStats struct {
+// Stats is what [Repair] did, or in a dry run would do.
+type Stats struct {
 	Files     int `json:"files"`
 	Untouched int `json:"untouched"`
 	Deleted   int `json:"deleted"`  // brought back
@@ -75,7 +83,7 @@ type VersionStats struct {
 	BytesRead int64     `json:"bytes_read"`
 }
 
-// RepairVersions brings a repository back after somebody who had the keys of its
+// Repair brings a repository back after somebody who had the keys of its
 // storage, but not the right to delete versions, has deleted files and put
 // others over them. Nothing of the repository needs to be readable when it
 // begins, but one of the passwords must be known.
@@ -84,29 +92,28 @@ type VersionStats struct {
 // that hash: it is read and hashed. The config is the oldest version that opens
 // with the master key, records and parity files are hashed or the oldest. Files
 // with a single version are left alone; whether they are whole is asked by
-// [Repository.Check]. Locks, and files beside the repository that say what is
+// a check. Locks, and files beside the repository that say what is
 // going on, are left alone too.
 //
 // A lost file is no error, but counted; errors are such as end the work.
-func RepairVersions(ctx context.Context, st kassett.Storage, password []byte, o VersionOptions) (VersionStats, error) {
+func Repair(ctx context.Context, st kassett.Storage, o Options) (Stats, error) {
 	versioned, ok := kassett.As[kassett.Versioned](st)
 	if !ok {
-		return VersionStats{}, &kassett.Error{
+		return Stats{}, &kassett.Error{
 			Op: "repair versions", Kind: kassett.Invalid, Err: errors.New("this storage keeps no versions of files"),
 			Hint: "a bucket with versions or object lock does; elsewhere bring the repository back from a copy",
 		}
 	}
 	if o.HideNew && o.Before.IsZero() {
-		return VersionStats{}, &kassett.Error{
+		return Stats{}, &kassett.Error{
 			Op: "repair versions", Kind: kassett.Invalid, Err: errors.New("what is new cannot be told without a moment"),
 			Hint: "name the moment before the attack",
 		}
 	}
-	v := &versionRepair{st: st, versioned: versioned, o: o, password: password}
+	v := &repair{st: st, versioned: versioned, o: o}
 	for _, step := range []func(context.Context) error{
 		func(ctx context.Context) error { return v.kind(ctx, kassett.KeyFile) },
-		v.openMaster,
-		v.repairConfig,
+		v.config,
 		func(ctx context.Context) error { return v.kind(ctx, kassett.IndexFile) },
 		func(ctx context.Context) error { return v.kind(ctx, kassett.SnapshotFile) },
 		func(ctx context.Context) error { return v.kind(ctx, 0) },
@@ -120,28 +127,35 @@ func RepairVersions(ctx context.Context, st kassett.Storage, password []byte, o 
 	return v.stats, nil
 }
 
-// versionRepair is one repair at work.
-type versionRepair struct {
+// repair is one repair at work.
+type repair struct {
 	st        kassett.Storage
 	versioned kassett.Versioned
-	password  []byte
-	o         VersionOptions
+	o         Options
 
 	mu     sync.Mutex // guards what follows
-	stats  VersionStats
+	stats  Stats
 	births []time.Time // of index files, snapshots and keys
-	keys   []versionKey
-	master *seal.Key
+	keys   []keyFile
 }
 
-// versionKey is a key file as it was.
-type versionKey struct {
-	born time.Time
-	file *keyFile
+// keyFile is a key file as it was.
+type keyFile struct {
+	born  time.Time
+	bytes []byte
 }
+
+// What is read of a version of a small file at most, in bytes.
+const (
+	maxKey    = 64 << 10
+	maxConfig = 1 << 20
+)
+
+// defaultConnections is used where the storage does not say.
+const defaultConnections = 5
 
 // connections returns how many calls are good side by side.
-func (v *versionRepair) connections() int {
+func (v *repair) connections() int {
 	if v.o.Connections > 0 {
 		return v.o.Connections
 	}
@@ -152,7 +166,7 @@ func (v *versionRepair) connections() int {
 }
 
 // kind repairs all files of a kind; those beside the repository for 0.
-func (v *versionRepair) kind(ctx context.Context, k kassett.FileKind) error {
+func (v *repair) kind(ctx context.Context, k kassett.FileKind) error {
 	word := k.String()
 	if k == 0 {
 		word = "beside"
@@ -171,7 +185,7 @@ func (v *versionRepair) kind(ctx context.Context, k kassett.FileKind) error {
 }
 
 // files calls fn with the versions of each file, the youngest first.
-func (v *versionRepair) files(ctx context.Context, k kassett.FileKind, fn func([]kassett.Version)) error {
+func (v *repair) files(ctx context.Context, k kassett.FileKind, fn func([]kassett.Version)) error {
 	var all []kassett.Version
 	for one, err := range v.versioned.Versions(ctx, k) {
 		if err != nil {
@@ -192,25 +206,26 @@ func (v *versionRepair) files(ctx context.Context, k kassett.FileKind, fn func([
 }
 
 // lastingBeside reports whether a file beside the repository belongs to it for
-// good; others, such as doomed lists, only say what is going on.
+// good: a record, or parity. Others, such as doomed lists, only say what is going
+// on.
 func lastingBeside(name string) bool {
-	folder, _, _ := strings.Cut(name, "/")
-	return folder == record.Folder || folder == "parity"
+	return strings.HasPrefix(name, "records/") || strings.HasPrefix(name, "parity/")
 }
 
-// hashedName returns the SHA-256 that the name of a file promises.
+// hashedName returns the SHA-256 that the name of a file promises. Records have
+// it before their suffix.
 func hashedName(n kassett.StoredName) (kassett.ID, bool) {
 	if n.Beside == "" {
 		return n.ID, n.Kind != kassett.ConfigFile
 	}
-	base, isRecord := strings.CutPrefix(n.Beside, record.Folder+"/")
-	id, err := kassett.ParseID(strings.TrimSuffix(base, record.Suffix))
-	return id, isRecord && err == nil
+	base := path.Base(n.Beside)
+	id, err := kassett.ParseID(strings.TrimSuffix(base, path.Ext(base)))
+	return id, err == nil
 }
 
 // past returns the versions that may be the right one, the oldest first, and
 // whether there is to be a file at all.
-func (v *versionRepair) past(all []kassett.Version) (past []kassett.Version, wanted bool) {
+func (v *repair) past(all []kassett.Version) (past []kassett.Version, wanted bool) {
 	for _, one := range slices.Backward(all) {
 		if !v.o.Before.IsZero() && !one.Written.Before(v.o.Before) {
 			break
@@ -223,7 +238,7 @@ func (v *versionRepair) past(all []kassett.Version) (past []kassett.Version, wan
 }
 
 // file repairs one file.
-func (v *versionRepair) file(ctx context.Context, all []kassett.Version) error {
+func (v *repair) file(ctx context.Context, all []kassett.Version) error {
 	past, wanted := v.past(all)
 	v.born(all)
 	latest := all[0]
@@ -231,12 +246,12 @@ func (v *versionRepair) file(ctx context.Context, all []kassett.Version) error {
 	case !wanted && latest.Deleted: // it was gone by then, or never was
 		return nil
 	case !wanted:
-		return v.found(ctx, all, VersionNew, kassett.Version{}, nil)
+		return v.found(ctx, all, New, kassett.Version{}, nil)
 	case len(all) == 1:
 		if err := v.noteKey(ctx, latest); err != nil {
 			return err
 		}
-		v.add(func(s *VersionStats) { s.Files++; s.Untouched++ })
+		v.add(func(s *Stats) { s.Files++; s.Untouched++ })
 		return nil
 	}
 	right, err := v.rightOne(ctx, latest, past)
@@ -245,20 +260,20 @@ func (v *versionRepair) file(ctx context.Context, all []kassett.Version) error {
 	}
 	switch {
 	case right.ID == "":
-		return v.found(ctx, all, VersionLost, right, fmt.Errorf("none of its %d versions has the hash of its name", len(past)))
+		return v.found(ctx, all, Lost, right, fmt.Errorf("none of its %d versions has the hash of its name", len(past)))
 	case right.ID == latest.ID:
-		v.add(func(s *VersionStats) { s.Files++; s.Untouched++ })
+		v.add(func(s *Stats) { s.Files++; s.Untouched++ })
 	case latest.Deleted:
-		err = v.found(ctx, all, VersionDeleted, right, nil)
+		err = v.found(ctx, all, Deleted, right, nil)
 	default:
-		err = v.found(ctx, all, VersionReplaced, right, nil)
+		err = v.found(ctx, all, Replaced, right, nil)
 	}
 	return cmp.Or(err, v.noteKey(ctx, right))
 }
 
 // rightOne returns the version that is the file: the latest if it is, else the
 // oldest; none when no version is.
-func (v *versionRepair) rightOne(ctx context.Context, latest kassett.Version, past []kassett.Version) (kassett.Version, error) {
+func (v *repair) rightOne(ctx context.Context, latest kassett.Version, past []kassett.Version) (kassett.Version, error) {
 	want, hashed := hashedName(latest.StoredName)
 	if !hashed { // never written twice: the first is the one
 		if latest.Deleted {
@@ -287,20 +302,20 @@ func (v *versionRepair) rightOne(ctx context.Context, latest kassett.Version, pa
 }
 
 // hash reads a version.
-func (v *versionRepair) hash(ctx context.Context, one kassett.Version) (kassett.ID, error) {
+func (v *repair) hash(ctx context.Context, one kassett.Version) (kassett.ID, error) {
 	r, err := v.versioned.ReadVersion(ctx, one)
 	if err != nil {
 		return kassett.ID{}, err
 	}
 	sum := sha256.New()
 	n, err := io.Copy(sum, r)
-	v.add(func(s *VersionStats) { s.BytesRead += n })
+	v.add(func(s *Stats) { s.BytesRead += n })
 	v.o.Progress.Done(0, n)
 	return kassett.ID(sum.Sum(nil)), errors.Join(err, r.Close())
 }
 
 // readSmall reads a version of at most limit bytes.
-func (v *versionRepair) readSmall(ctx context.Context, one kassett.Version, limit int64) (b []byte, err error) {
+func (v *repair) readSmall(ctx context.Context, one kassett.Version, limit int64) (b []byte, err error) {
 	if one.Size > limit {
 		return nil, &kassett.Error{Op: "read", What: one.String(), Kind: kassett.Corrupt, Err: fmt.Errorf("%d bytes are too many", one.Size)}
 	}
@@ -312,14 +327,14 @@ func (v *versionRepair) readSmall(ctx context.Context, one kassett.Version, limi
 	return io.ReadAll(io.LimitReader(r, limit))
 }
 
-func (v *versionRepair) add(change func(*VersionStats)) {
+func (v *repair) add(change func(*Stats)) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	change(&v.stats)
 }
 
 // born remembers when a file came to be.
-func (v *versionRepair) born(all []kassett.Version) {
+func (v *repair) born(all []kassett.Version) {
 	switch all[0].Kind {
 	case kassett.IndexFile, kassett.SnapshotFile, kassett.KeyFile:
 		v.mu.Lock()
@@ -329,7 +344,7 @@ func (v *versionRepair) born(all []kassett.Version) {
 }
 
 // countLater counts the files that came to be after the first change.
-func (v *versionRepair) countLater() {
+func (v *repair) countLater() {
 	for _, t := range v.births {
 		if !v.stats.First.IsZero() && t.After(v.stats.First) {
 			v.stats.Later++
@@ -338,27 +353,27 @@ func (v *versionRepair) countLater() {
 }
 
 // found tells of a file that is not as it was, and puts it right.
-func (v *versionRepair) found(ctx context.Context, all []kassett.Version, fate VersionFate, right kassett.Version, why error) error {
-	f := VersionFinding{StoredName: all[0].StoredName, Fate: fate, At: all[len(all)-1].Written, Err: why}
+func (v *repair) found(ctx context.Context, all []kassett.Version, fate Fate, right kassett.Version, why error) error {
+	f := Finding{StoredName: all[0].StoredName, Fate: fate, At: all[len(all)-1].Written, Err: why}
 	switch fate {
-	case VersionDeleted, VersionReplaced, VersionLost:
+	case Deleted, Replaced, Lost:
 		for i, one := range slices.Backward(all) {
-			if one.ID == right.ID || fate == VersionLost {
+			if one.ID == right.ID || fate == Lost {
 				f.At = all[max(0, i-1)].Written // what came on top of it
 				break
 			}
 		}
-	case VersionNew:
+	case New:
 		if v.o.HideNew {
-			f.Fate = VersionHidden
+			f.Fate = Hidden
 		}
 	}
 	if !v.o.DryRun {
 		var err error
 		switch f.Fate {
-		case VersionDeleted, VersionReplaced:
+		case Deleted, Replaced:
 			err = v.versioned.Restore(ctx, right)
-		case VersionHidden:
+		case Hidden:
 			err = v.versioned.Hide(ctx, all[0].StoredName)
 		}
 		if err != nil {
@@ -370,19 +385,19 @@ func (v *versionRepair) found(ctx context.Context, all []kassett.Version, fate V
 	s := &v.stats
 	s.Files++
 	switch f.Fate {
-	case VersionDeleted:
+	case Deleted:
 		s.Deleted++
-	case VersionReplaced:
+	case Replaced:
 		s.Replaced++
-	case VersionLost:
+	case Lost:
 		s.Lost++
-	case VersionHidden:
+	case Hidden:
 		s.Hidden++
 		s.New++
-	case VersionNew:
+	case New:
 		s.New++
 	}
-	if fate != VersionNew {
+	if fate != New {
 		if s.First.IsZero() || f.At.Before(s.First) {
 			s.First = f.At
 		}
@@ -397,48 +412,39 @@ func (v *versionRepair) found(ctx context.Context, all []kassett.Version, fate V
 }
 
 // noteKey keeps a key file, so that its password can be tried.
-func (v *versionRepair) noteKey(ctx context.Context, one kassett.Version) error {
+func (v *repair) noteKey(ctx context.Context, one kassett.Version) error {
 	if one.Kind != kassett.KeyFile || one.ID == "" {
 		return nil
 	}
-	b, err := v.readSmall(ctx, one, maxKeyFile)
+	b, err := v.readSmall(ctx, one, maxKey)
 	if err != nil && kassett.KindOf(err) != kassett.Corrupt {
 		return fmt.Errorf("read %s: %w", one, err)
 	}
-	if f, err := decodeKeyFile(b); err == nil && kassett.Hash(b) == one.Handle.ID {
+	if err == nil && kassett.Hash(b) == one.Handle.ID {
 		v.mu.Lock()
 		defer v.mu.Unlock()
-		v.keys = append(v.keys, versionKey{one.Written, f})
+		v.keys = append(v.keys, keyFile{one.Written, b})
 	}
 	return nil
 }
 
-// openMaster opens the master key with the password, trying the oldest keys
-// first: whoever floods the storage with keys comes later.
-func (v *versionRepair) openMaster(ctx context.Context) error {
-	slices.SortStableFunc(v.keys, func(a, b versionKey) int { return a.born.Compare(b.born) })
-	var broken []error
+// unlock opens the master key, with the oldest keys first: whoever floods the
+// storage with keys comes later.
+func (v *repair) unlock(ctx context.Context) (opens func([]byte) error, err error) {
+	slices.SortStableFunc(v.keys, func(a, b keyFile) int { return a.born.Compare(b.born) })
+	keys := make([][]byte, len(v.keys))
 	for i, k := range v.keys {
-		if i == maxKeysTried {
-			break
-		}
-		if err := context.Cause(ctx); err != nil {
-			return err
-		}
-		master, err := k.file.unlock(v.password)
-		if err == nil {
-			v.master = master
-			return nil
-		}
-		if !errors.Is(err, errWrongPassword) {
-			broken = append(broken, err)
-		}
+		keys[i] = k.bytes
 	}
-	return noKeyFits(len(v.keys), min(len(v.keys), maxKeysTried), broken)
+	return v.o.Unlock(ctx, keys)
 }
 
-// repairConfig brings the config back: the oldest version that opens.
-func (v *versionRepair) repairConfig(ctx context.Context) error {
+// config brings the config back: the oldest version that opens.
+func (v *repair) config(ctx context.Context) error {
+	opens, err := v.unlock(ctx)
+	if err != nil {
+		return err
+	}
 	v.o.Progress.Enter("look at versions: config")
 	var all []kassett.Version
 	if err := v.files(ctx, kassett.ConfigFile, func(versions []kassett.Version) { all = versions }); err != nil {
@@ -461,11 +467,9 @@ func (v *versionRepair) repairConfig(ctx context.Context) error {
 		if err != nil && kassett.KindOf(err) != kassett.Corrupt {
 			return fmt.Errorf("read config: %w", err)
 		}
-		if plain, err := v.master.Open(nil, b); err == nil {
-			if _, err := decodeConfig(plain); err == nil {
-				good, right = b, one
-				break
-			}
+		if err == nil && opens(b) == nil {
+			good, right = b, one
+			break
 		}
 	}
 	if right.ID == "" {
@@ -475,10 +479,10 @@ func (v *versionRepair) repairConfig(ctx context.Context) error {
 	if !latest.Deleted {
 		b, err := v.readSmall(ctx, latest, maxConfig)
 		if err == nil && bytes.Equal(b, good) {
-			v.add(func(s *VersionStats) { s.Files++; s.Untouched++ })
+			v.add(func(s *Stats) { s.Files++; s.Untouched++ })
 			return nil
 		}
-		return v.found(ctx, all, VersionReplaced, right, nil)
+		return v.found(ctx, all, Replaced, right, nil)
 	}
-	return v.found(ctx, all, VersionDeleted, right, nil)
+	return v.found(ctx, all, Deleted, right, nil)
 }

@@ -1,6 +1,7 @@
-package repo_test
+package versions_test
 
 import (
+	"context"
 	"maps"
 	"strings"
 	"sync"
@@ -10,8 +11,26 @@ import (
 	"kassett"
 	"kassett/repo"
 	"kassett/repo/record"
+	"kassett/repo/versions"
 	"kassett/storage/storagetest"
 )
+
+const password = "correct horse"
+
+func unlock(password string) versions.Unlock {
+	return func(ctx context.Context, keys [][]byte) (func([]byte) error, error) {
+		return repo.Unlock(ctx, []byte(password), keys)
+	}
+}
+
+// closeAfter closes a repository at the end of a test.
+func closeAfter(t *testing.T, r *repo.Repository) {
+	t.Cleanup(func() {
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
 
 // attacked is a repository on storage that keeps versions, at a time that the
 // test sets.
@@ -105,11 +124,12 @@ func (a *attacked) read(v kassett.Version) []byte {
 	return b
 }
 
-func (a *attacked) repair(o repo.VersionOptions) (repo.VersionStats, map[kassett.StoredName]repo.VersionFate) {
+func (a *attacked) repair(o versions.Options) (versions.Stats, map[kassett.StoredName]versions.Fate) {
 	a.t.Helper()
-	told := map[kassett.StoredName]repo.VersionFate{}
-	o.Tell = func(f repo.VersionFinding) { told[f.StoredName] = f.Fate }
-	stats, err := repo.RepairVersions(a.t.Context(), a.st, []byte(password), o)
+	told := map[kassett.StoredName]versions.Fate{}
+	o.Unlock = unlock(password)
+	o.Tell = func(f versions.Finding) { told[f.StoredName] = f.Fate }
+	stats, err := versions.Repair(a.t.Context(), a.st, o)
 	if err != nil {
 		a.t.Fatal(err)
 	}
@@ -137,7 +157,7 @@ func (a *attacked) wantAll() {
 	}
 }
 
-func TestRepairVersions(t *testing.T) {
+func TestRepair(t *testing.T) {
 	t.Parallel()
 	for name, attack := range map[string]func(a *attacked, n kassett.StoredName){
 		"deleted":              func(a *attacked, n kassett.StoredName) { a.st.Overwrite(n, nil) },
@@ -155,7 +175,7 @@ func TestRepairVersions(t *testing.T) {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
 				a := newAttacked(t)
-				o := repo.VersionOptions{}
+				o := versions.Options{}
 				if moment {
 					o.Before = a.wait(time.Minute)
 				}
@@ -168,7 +188,7 @@ func TestRepairVersions(t *testing.T) {
 				planned, _ := a.repair(dry)
 				stats, _ := a.repair(o)
 				if stats.Deleted+stats.Replaced != len(a.good) || stats.Lost != 0 || !stats.First.Equal(first) {
-					t.Errorf("RepairVersions = %+v; %d files were attacked at %v", stats, len(a.good), first)
+					t.Errorf("Repair = %+v; %d files were attacked at %v", stats, len(a.good), first)
 				}
 				if planned.Deleted != stats.Deleted || planned.Replaced != stats.Replaced {
 					t.Errorf("a dry run says %+v, then it was %+v", planned, stats)
@@ -185,7 +205,7 @@ func TestRepairVersions(t *testing.T) {
 
 // What came after the moment is named, and hidden when that is asked for; what
 // had been deleted before it stays deleted.
-func TestRepairVersionsMoment(t *testing.T) {
+func TestRepairMoment(t *testing.T) {
 	t.Parallel()
 	a := newAttacked(t)
 	var snapshotFile, pack kassett.StoredName
@@ -207,27 +227,27 @@ func TestRepairVersionsMoment(t *testing.T) {
 	key := kassett.StoredName{Handle: kassett.Handle{Kind: kassett.KeyFile, ID: kassett.Hash(bad)}}
 	a.st.Overwrite(key, bad)
 
-	stats, told := a.repair(repo.VersionOptions{Before: before})
-	want := map[kassett.StoredName]repo.VersionFate{pack: repo.VersionDeleted, foreign: repo.VersionNew, key: repo.VersionNew}
+	stats, told := a.repair(versions.Options{Before: before})
+	want := map[kassett.StoredName]versions.Fate{pack: versions.Deleted, foreign: versions.New, key: versions.New}
 	if !maps.Equal(told, want) || stats.Hidden != 0 || stats.New != 2 {
-		t.Errorf("RepairVersions tells %v, %+v; want %v", told, stats, want)
+		t.Errorf("Repair tells %v, %+v; want %v", told, stats, want)
 	}
 	if a.latest(foreign) == nil {
 		t.Error("what came later was hidden without being asked for")
 	}
-	stats, _ = a.repair(repo.VersionOptions{Before: before, HideNew: true})
+	stats, _ = a.repair(versions.Options{Before: before, HideNew: true})
 	if stats.Hidden != 2 || a.latest(foreign) != nil || a.latest(key) != nil || a.latest(snapshotFile) != nil {
-		t.Errorf("RepairVersions = %+v", stats)
+		t.Errorf("Repair = %+v", stats)
 	}
 	delete(a.good, snapshotFile)
 	a.wantAll()
 
-	if _, err := repo.RepairVersions(t.Context(), a.st, []byte(password), repo.VersionOptions{HideNew: true}); kassett.KindOf(err) != kassett.Invalid {
+	if _, err := versions.Repair(t.Context(), a.st, versions.Options{Unlock: unlock(password), HideNew: true}); kassett.KindOf(err) != kassett.Invalid {
 		t.Errorf("hiding what is new, without a moment: %v", err)
 	}
 }
 
-func TestRepairVersionsLost(t *testing.T) {
+func TestRepairLost(t *testing.T) {
 	t.Parallel()
 	a := newAttacked(t)
 	var pack kassett.StoredName
@@ -243,28 +263,28 @@ func TestRepairVersionsLost(t *testing.T) {
 	}
 	a.st.Overwrite(pack, []byte("pay"))
 	a.st.Overwrite(pack, []byte("pay up"))
-	stats, told := a.repair(repo.VersionOptions{})
-	if stats.Lost != 1 || told[pack] != repo.VersionLost {
-		t.Errorf("RepairVersions = %+v, %v", stats, told)
+	stats, told := a.repair(versions.Options{})
+	if stats.Lost != 1 || told[pack] != versions.Lost {
+		t.Errorf("Repair = %+v, %v", stats, told)
 	}
 }
 
-func TestRepairVersionsRefusals(t *testing.T) {
+func TestRepairRefusals(t *testing.T) {
 	t.Parallel()
 	a := newAttacked(t)
 	for n := range a.good {
 		a.st.Overwrite(n, nil)
 	}
-	if _, err := repo.RepairVersions(t.Context(), a.st, []byte("wrong"), repo.VersionOptions{}); kassett.KindOf(err) != kassett.WrongPassword {
+	if _, err := versions.Repair(t.Context(), a.st, versions.Options{Unlock: unlock("wrong")}); kassett.KindOf(err) != kassett.WrongPassword {
 		t.Errorf("with a wrong password: %v", err)
 	}
-	if _, err := repo.RepairVersions(t.Context(), storagetest.NewMemory(), []byte(password), repo.VersionOptions{}); kassett.KindOf(err) != kassett.Invalid {
+	if _, err := versions.Repair(t.Context(), storagetest.NewMemory(), versions.Options{Unlock: unlock(password)}); kassett.KindOf(err) != kassett.Invalid {
 		t.Errorf("on storage without versions: %v", err)
 	}
 	empty := storagetest.NewLocked(kassett.Retention{}, time.Now)
-	if _, err := repo.RepairVersions(t.Context(), empty, []byte(password), repo.VersionOptions{}); err == nil || !strings.Contains(err.Error(), "key") {
+	if _, err := versions.Repair(t.Context(), empty, versions.Options{Unlock: unlock(password)}); err == nil || !strings.Contains(err.Error(), "key") {
 		t.Errorf("on an empty storage: %v", err)
 	}
-	a.repair(repo.VersionOptions{})
+	a.repair(versions.Options{})
 	a.wantAll()
 }
