@@ -32,6 +32,7 @@ var may = map[string][]string{
 	"source/*":              {"."},
 	"snapshot":              {".", "repo"},
 	"mount":                 {".", "repo", "snapshot"},
+	"prune":                 {".", "repo", "snapshot"},
 	"search":                {".", "repo", "snapshot"},
 	"cmd/*":                 {"*"},
 	"bench":                 {},

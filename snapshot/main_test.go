@@ -9,7 +9,6 @@ import (
 	"maps"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -26,14 +25,7 @@ import (
 	"kassett/storage/local"
 )
 
-func TestMain(m *testing.M) {
-	// The first use of signals, by locks, starts a goroutine of the runtime that
-	// never ends; it must not be started within a synctest bubble.
-	c := make(chan os.Signal, 1)
-	signal.Notify(c, os.Interrupt)
-	signal.Stop(c)
-	goleak.VerifyTestMain(m)
-}
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const password = "correct horse"
 

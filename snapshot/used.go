@@ -13,15 +13,16 @@ import (
 // caller has loaded the index.
 func Used(ctx context.Context, r *repo.Repository, trees []kassett.ID, p *kassett.Progress) (*repo.BlobSet, error) {
 	used := r.NewBlobSet()
-	if err := addUsed(ctx, r, used, trees, p); err != nil {
+	if err := AddUsed(ctx, r, used, trees, p); err != nil {
 		return nil, err
 	}
 	return used, nil
 }
 
-// addUsed adds the blobs that the trees are made of, and all that is below them.
-// A tree that is in the set already was added with all that is below it.
-func addUsed(ctx context.Context, r *repo.Repository, used *repo.BlobSet, trees []kassett.ID, p *kassett.Progress) error {
+// AddUsed adds the blobs that the trees are made of, and all that is below them,
+// to a set that holds nothing else: a tree that is in it already was added with
+// all that is below it. The caller has loaded the index.
+func AddUsed(ctx context.Context, r *repo.Repository, used *repo.BlobSet, trees []kassett.ID, p *kassett.Progress) error {
 	s := &stream{r: r, seen: used, p: p, visit: func(at treeAt, t *Tree, err error) error {
 		if err != nil {
 			err = fmt.Errorf("folder %q below tree %s: %w", at.path, trees[at.root].Short(), err)

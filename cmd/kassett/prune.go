@@ -10,8 +10,8 @@ import (
 	"github.com/spf13/pflag"
 
 	"kassett"
+	"kassett/prune"
 	"kassett/repo"
-	"kassett/snapshot"
 )
 
 // pruneFlags are the flags of prune that forget has too.
@@ -106,14 +106,14 @@ type pruneJSON struct {
 
 // prune removes what no snapshot needs.
 func (a *app) prune(ctx context.Context, r *repo.Repository, p *pruneFlags) error {
-	o := snapshot.PruneOptions{PruneOptions: p.options, MarkOnly: p.markOnly, Lock: a.lockOptions()}
+	o := prune.Options{PruneOptions: p.options, MarkOnly: p.markOnly, Lock: a.lockOptions()}
 	o.Progress = new(kassett.Progress)
 	o.Notice = func(msg string) { a.notice("", errors.New(msg)) }
 	o.Lock.Waiting = func(by repo.LockInfo) {
 		a.notice("", fmt.Errorf("waiting for %s, seen at %s", by.Holder(), stamp(by.Time)))
 	}
 	stop := a.watch(o.Progress)
-	done, err := snapshot.Prune(ctx, r, o)
+	done, err := prune.Run(ctx, r, o)
 	stop()
 	if err != nil && stopped(ctx) {
 		return &kassett.Error{
@@ -136,7 +136,7 @@ func (a *app) prune(ctx context.Context, r *repo.Repository, p *pruneFlags) erro
 	return a.pruneSummary(done, o)
 }
 
-func (a *app) pruneSummary(done *snapshot.Pruned, o snapshot.PruneOptions) error {
+func (a *app) pruneSummary(done *prune.Result, o prune.Options) error {
 	s := done.PruneStats
 	size := func(n uint64) string { return bytesText(int64(n)) } //nolint:gosec // a display
 	removed, rewritten := "removed", "written anew"

@@ -1,4 +1,9 @@
-package snapshot
+// Package prune removes what no snapshot needs from a repository in which others
+// are at work: it marks what shall go, waits for those who may rely on it, and
+// has it removed under a lock that lasts for seconds. docs/formats/doomed.md has
+// the protocol, and why nothing is lost by it; the marking and the removing
+// themselves are done by package repo.
+package prune
 
 import (
 	"context"
@@ -9,10 +14,11 @@ import (
 
 	"kassett"
 	"kassett/repo"
+	"kassett/snapshot"
 )
 
-// PruneOptions say how [Prune] works.
-type PruneOptions struct {
+// Options say how [Run] works.
+type Options struct {
 	repo.PruneOptions
 	// MarkOnly leaves it to a later prune to remove what this one marks.
 	MarkOnly bool
@@ -22,15 +28,15 @@ type PruneOptions struct {
 	Notice func(msg string)
 }
 
-// Pruned is what a prune did.
-type Pruned struct {
+// Result is what a prune did.
+type Result struct {
 	repo.PruneStats
 	Swept repo.SweepStats
 	// Left are the doomed lists that a later prune has to sweep.
 	Left int
 }
 
-// Prune removes what no snapshot needs, beside others who back up: it marks what
+// Run removes what no snapshot needs, beside others who back up: it marks what
 // shall go, then removes it under a lock that keeps others out for seconds only.
 // While someone works who may rely on what is marked it waits for as long as
 // o.Lock.Retry says; the error is then [kassett.Locked], and the next prune goes
@@ -39,8 +45,8 @@ type Pruned struct {
 //
 // On storage that has no place for a list of what is marked, and in a dry run,
 // all is done under one lock, which is exclusive unless it is a dry run.
-func Prune(ctx context.Context, r *repo.Repository, o PruneOptions) (*Pruned, error) {
-	p := &prune{r: r, o: &o}
+func Run(ctx context.Context, r *repo.Repository, o Options) (*Result, error) {
+	p := &pruning{r: r, o: &o}
 	_, beside := kassett.As[kassett.Beside](r.Storage())
 	switch {
 	case o.DryRun:
@@ -67,19 +73,19 @@ func Prune(ctx context.Context, r *repo.Repository, o PruneOptions) (*Pruned, er
 	return &p.done, err
 }
 
-// prune is one Prune at work.
-type prune struct {
+// pruning is one Run at work.
+type pruning struct {
 	r    *repo.Repository
-	o    *PruneOptions
+	o    *Options
 	used *repo.BlobSet           // what the snapshots need that were looked at
 	seen map[kassett.ID]struct{} // those
 	gone bool                    // some of them are no longer there
 	m    *repo.Marking
-	done Pruned
+	done Result
 }
 
 // alone does all of it under one lock.
-func (p *prune) alone(ctx context.Context, _ *repo.Lock) error {
+func (p *pruning) alone(ctx context.Context, _ *repo.Lock) error {
 	err := p.look(ctx)
 	if err == nil {
 		p.done.PruneStats, err = p.r.Prune(ctx, p.used, p.o.PruneOptions)
@@ -87,7 +93,7 @@ func (p *prune) alone(ctx context.Context, _ *repo.Lock) error {
 	return err
 }
 
-func (p *prune) mark(ctx context.Context, _ *repo.Lock) error {
+func (p *pruning) mark(ctx context.Context, _ *repo.Lock) error {
 	if err := p.look(ctx); err != nil {
 		return err
 	}
@@ -100,7 +106,7 @@ func (p *prune) mark(ctx context.Context, _ *repo.Lock) error {
 
 // look finds what snapshots need that it has not seen yet. Snapshots are listed
 // before the index is loaded, so that what they need is in it.
-func (p *prune) look(ctx context.Context) error {
+func (p *pruning) look(ctx context.Context) error {
 	list, err := p.unseen(ctx)
 	if err != nil {
 		return &kassett.Error{
@@ -120,7 +126,7 @@ func (p *prune) look(ctx context.Context) error {
 	if p.used == nil {
 		p.used = p.r.NewBlobSet()
 	}
-	if err := addUsed(ctx, p.r, p.used, trees, p.o.Progress); err != nil {
+	if err := snapshot.AddUsed(ctx, p.r, p.used, trees, p.o.Progress); err != nil {
 		return err
 	}
 	for _, s := range list {
@@ -130,12 +136,12 @@ func (p *prune) look(ctx context.Context) error {
 }
 
 // unseen returns the snapshots that were not seen yet.
-func (p *prune) unseen(ctx context.Context) ([]*Snapshot, error) {
+func (p *pruning) unseen(ctx context.Context) ([]*snapshot.Snapshot, error) {
 	if p.seen == nil {
 		p.seen = make(map[kassett.ID]struct{})
-		return List(ctx, p.r, Filter{})
+		return snapshot.List(ctx, p.r, snapshot.Filter{})
 	}
-	var list []*Snapshot
+	var list []*snapshot.Snapshot
 	still := 0
 	for info, err := range p.r.List(ctx, kassett.SnapshotFile) {
 		if err != nil {
@@ -145,7 +151,7 @@ func (p *prune) unseen(ctx context.Context) ([]*Snapshot, error) {
 			still++
 			continue
 		}
-		s, err := Load(ctx, p.r, info.ID)
+		s, err := snapshot.Load(ctx, p.r, info.ID)
 		if err != nil {
 			return nil, err
 		}
@@ -157,7 +163,7 @@ func (p *prune) unseen(ctx context.Context) ([]*Snapshot, error) {
 
 // sweepAll sweeps the lists as soon as nobody is in the way, and returns those
 // that are left.
-func (p *prune) sweepAll(ctx context.Context, lists []kassett.ID) ([]kassett.ID, error) {
+func (p *pruning) sweepAll(ctx context.Context, lists []kassett.ID) ([]kassett.ID, error) {
 	deadline := time.Now().Add(p.o.Lock.Retry)
 	for len(lists) > 0 {
 		lock := p.o.Lock
@@ -186,7 +192,7 @@ func (p *prune) sweepAll(ctx context.Context, lists []kassett.ID) ([]kassett.ID,
 }
 
 // sweep removes what was marked and is still not needed.
-func (p *prune) sweep(ctx context.Context, l *repo.Lock) error {
+func (p *pruning) sweep(ctx context.Context, l *repo.Lock) error {
 	if err := p.look(ctx); err != nil {
 		return err
 	}

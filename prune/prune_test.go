@@ -1,8 +1,9 @@
-package snapshot_test
+package prune_test
 
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"kassett"
+	"kassett/prune"
 	"kassett/repo"
 	"kassett/snapshot"
 	"kassett/storage/storagetest"
@@ -23,6 +25,19 @@ func again(t testing.TB, st kassett.Storage) *repo.Repository {
 	must(t, err)
 	closeAfter(t, r)
 	return r
+}
+
+// opened runs work on the repository of a storage.
+func opened(st kassett.Storage, work func(context.Context, *repo.Repository) error) error {
+	ctx := context.Background()
+	r, err := repo.Open(ctx, st, []byte(password), repo.Options{Connections: 2})
+	if err != nil {
+		return err
+	}
+	if err = r.LoadIndex(ctx, nil); err == nil {
+		err = work(ctx, r)
+	}
+	return errors.Join(err, r.Close())
 }
 
 // backUpAs backs up under a lock of the given mode, with a parent or nil.
@@ -46,17 +61,17 @@ func forgetAs(t testing.TB, r *repo.Repository, sn *snapshot.Snapshot) {
 }
 
 // tidy is a prune that leaves nothing.
-func tidy(t testing.TB) snapshot.PruneOptions {
+func tidy(t testing.TB) prune.Options {
 	t.Helper()
 	none, err := repo.ParseUnused("0")
 	must(t, err)
-	return snapshot.PruneOptions{PruneOptions: repo.PruneOptions{MaxUnused: none}}
+	return prune.Options{PruneOptions: repo.PruneOptions{MaxUnused: none}}
 }
 
 // wantOneWhole fails the test unless there is one snapshot and all is whole.
 func wantOneWhole(t testing.TB, st kassett.Storage) {
 	t.Helper()
-	must(t, open(st, func(ctx context.Context, r *repo.Repository) error {
+	must(t, opened(st, func(ctx context.Context, r *repo.Repository) error {
 		tell := func(f repo.Finding) { t.Logf("%s %s: %v", f.Kind, f.What, f.Err) }
 		list, err := snapshot.List(ctx, r, snapshot.Filter{})
 		if err == nil && len(list) != 1 {
@@ -68,11 +83,11 @@ func wantOneWhole(t testing.TB, st kassett.Storage) {
 }
 
 // pruneSource is a source of some folders and files.
-func pruneSource() *treeSource {
-	src := newTreeSource()
+func pruneSource() files {
+	src := files{}
 	for _, ward := range []string{"a", "b", "b/c"} {
 		for _, file := range []string{"1", "2"} {
-			src.add("d/"+ward+"/"+file, pseudoRandom(5000, uint64(len(ward))+uint64(file[0])))
+			src["d/"+ward+"/"+file] = storagetest.Random(uint64(len(ward))+uint64(file[0]), 5000)
 		}
 	}
 	return src
@@ -106,7 +121,7 @@ func TestParentIsSwept(t *testing.T) {
 			forgetAs(t, r, backUpAs(t, r, repo.Shared, src, nil))
 			o := tidy(t)
 			o.MarkOnly = true
-			marked, err := snapshot.Prune(t.Context(), again(t, m), o)
+			marked, err := prune.Run(t.Context(), again(t, m), o)
 			if err != nil || marked.Left != 1 {
 				t.Fatalf("%+v, %v", marked, err)
 			}
@@ -116,7 +131,7 @@ func TestParentIsSwept(t *testing.T) {
 			}
 			sweep := func() {
 				forgetAs(t, again(t, m), theirs)
-				if done, err := snapshot.Prune(t.Context(), again(t, m), tidy(t)); err != nil && kassett.KindOf(err) != kassett.Locked || done.Swept.Packs == 0 {
+				if done, err := prune.Run(t.Context(), again(t, m), tidy(t)); err != nil && kassett.KindOf(err) != kassett.Locked || done.Swept.Packs == 0 {
 					t.Errorf("prune beside our backup: %+v, %v", done, err)
 				}
 			}
@@ -148,7 +163,7 @@ func TestPruneWaits(t *testing.T) {
 		other, _, err := again(t, m).Lock(t.Context(), repo.Shared, repo.LockOptions{})
 		must(t, err)
 
-		done, err := snapshot.Prune(t.Context(), again(t, m), tidy(t))
+		done, err := prune.Run(t.Context(), again(t, m), tidy(t))
 		if kassett.KindOf(err) != kassett.Locked || !strings.Contains(kassett.HintOf(err), "--retry-lock") || done == nil || done.Left != 1 {
 			t.Fatalf("without waiting: %+v, %v", done, err)
 		}
@@ -159,11 +174,11 @@ func TestPruneWaits(t *testing.T) {
 			waited++
 			must(t, other.Unlock())
 			forgetAs(t, again(t, m), later)
-			if done, err := snapshot.Prune(t.Context(), again(t, m), tidy(t)); err != nil || done.Left != 0 {
+			if done, err := prune.Run(t.Context(), again(t, m), tidy(t)); err != nil || done.Left != 0 {
 				t.Errorf("a prune while another waits: %+v, %v", done, err)
 			}
 		}
-		done, err = snapshot.Prune(t.Context(), again(t, m), o)
+		done, err = prune.Run(t.Context(), again(t, m), o)
 		if err != nil || done.Left != 0 || waited != 1 {
 			t.Errorf("waiting: %+v, %d times, %v", done, waited, err)
 		}
@@ -174,12 +189,11 @@ func TestPruneWaits(t *testing.T) {
 	})
 }
 
-// changed is a source in which other files are.
-func changed(src *treeSource, seed uint64) *treeSource {
-	other := newTreeSource()
-	for path, b := range src.content {
-		other.add(path, b)
-		other.add(path+"x", pseudoRandom(5000, seed+uint64(path[len(path)-1])))
+// changed is a source in which there are more files.
+func changed(src files, seed uint64) files {
+	other := maps.Clone(src)
+	for path := range src {
+		other[path+"x"] = storagetest.Random(seed+uint64(path[len(path)-1]), 5000)
 	}
 	return other
 }
@@ -197,17 +211,17 @@ func TestPruneAlone(t *testing.T) {
 	o := tidy(t)
 	o.Notice = func(msg string) { told = append(told, msg) }
 	o.MarkOnly = true
-	if _, err := snapshot.Prune(t.Context(), again(t, plain), o); kassett.KindOf(err) != kassett.Invalid {
+	if _, err := prune.Run(t.Context(), again(t, plain), o); kassett.KindOf(err) != kassett.Invalid {
 		t.Errorf("marking only: %v", err)
 	}
 	o.MarkOnly = false
 	other, _, err := again(t, m).Lock(t.Context(), repo.Adding, repo.LockOptions{})
 	must(t, err)
-	if _, err := snapshot.Prune(t.Context(), again(t, plain), o); kassett.KindOf(err) != kassett.Locked {
+	if _, err := prune.Run(t.Context(), again(t, plain), o); kassett.KindOf(err) != kassett.Locked {
 		t.Errorf("beside a writer: %v", err)
 	}
 	must(t, other.Unlock())
-	if _, err = snapshot.Prune(t.Context(), again(t, plain), o); err != nil {
+	if _, err = prune.Run(t.Context(), again(t, plain), o); err != nil {
 		t.Fatal(err)
 	}
 	if len(told) == 0 || !slices.ContainsFunc(told, func(s string) bool { return strings.Contains(s, "no place") }) {
@@ -227,8 +241,8 @@ func TestPruneCutAnywhere(t *testing.T) {
 	backUpAs(t, r, repo.Shared, src, nil)
 	forgetAs(t, r, backUpAs(t, r, repo.Shared, changed(src, 50), nil))
 	run := func(st kassett.Storage) error {
-		return open(st, func(ctx context.Context, r *repo.Repository) error {
-			_, err := snapshot.Prune(ctx, r, tidy(t))
+		return opened(st, func(ctx context.Context, r *repo.Repository) error {
+			_, err := prune.Run(ctx, r, tidy(t))
 			return err
 		})
 	}
