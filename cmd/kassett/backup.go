@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"kassett"
+	"kassett/cmd/kassett/terminal"
 	"kassett/repo"
 	"kassett/snapshot"
 	"kassett/source/files"
@@ -282,7 +283,7 @@ func (a *app) backupSummary(sn *snapshot.Snapshot, o snapshot.BackupOptions, too
 		return a.json(res)
 	}
 	if unchanged {
-		return a.summary("nothing changed since snapshot %s of %s; no snapshot was made\n", sn.ID.Short(), stamp(sn.Time))
+		return a.summary("nothing changed since snapshot %s of %s; no snapshot was made\n", sn.ID.Short(), terminal.Stamp(sn.Time))
 	}
 	return a.summary("%s", backupText(sn, res, took))
 }
@@ -290,16 +291,16 @@ func (a *app) backupSummary(sn *snapshot.Snapshot, o snapshot.BackupOptions, too
 func backupText(sn *snapshot.Snapshot, res backupResult, took time.Duration) string {
 	s := res.Summary
 	var b strings.Builder
-	fmt.Fprintf(&b, "files    %s new, %s changed, %s unmodified\n", count(s.FilesNew), count(s.FilesChanged), count(s.FilesUnmodified))
-	fmt.Fprintf(&b, "folders  %s new, %s changed, %s unmodified\n", count(s.DirsNew), count(s.DirsChanged), count(s.DirsUnmodified))
-	fmt.Fprintf(&b, "looked at %s, %s in %s\n", plural(s.TotalFilesProcessed, "file", "files"), bytesText(int64(s.TotalBytesProcessed)), clock(took))
+	fmt.Fprintf(&b, "files    %s new, %s changed, %s unmodified\n", terminal.Count(s.FilesNew), terminal.Count(s.FilesChanged), terminal.Count(s.FilesUnmodified))
+	fmt.Fprintf(&b, "folders  %s new, %s changed, %s unmodified\n", terminal.Count(s.DirsNew), terminal.Count(s.DirsChanged), terminal.Count(s.DirsUnmodified))
+	fmt.Fprintf(&b, "looked at %s, %s in %s\n", terminal.Plural(s.TotalFilesProcessed, "file", "files"), terminal.Bytes(int64(s.TotalBytesProcessed)), terminal.Clock(took))
 	if res.DryRun {
-		fmt.Fprintf(&b, "would add %s\n", bytesText(int64(s.DataAdded)))
+		fmt.Fprintf(&b, "would add %s\n", terminal.Bytes(int64(s.DataAdded)))
 	} else {
-		fmt.Fprintf(&b, "added %s, stored as %s\n", bytesText(int64(s.DataAdded)), bytesText(int64(s.DataAddedPacked)))
+		fmt.Fprintf(&b, "added %s, stored as %s\n", terminal.Bytes(int64(s.DataAdded)), terminal.Bytes(int64(s.DataAddedPacked)))
 	}
 	if res.Incomplete || res.NotSaved > 0 {
-		fmt.Fprintf(&b, "NOT SAVED, or not as it was: %s, named above\n", plural(res.NotSaved, "thing", "things"))
+		fmt.Fprintf(&b, "NOT SAVED, or not as it was: %s, named above\n", terminal.Plural(res.NotSaved, "thing", "things"))
 	}
 	from := ""
 	if sn.Parent != nil {
@@ -308,7 +309,7 @@ func backupText(sn *snapshot.Snapshot, res backupResult, took time.Duration) str
 	if res.DryRun {
 		fmt.Fprintf(&b, "dry run: nothing was written (%s%s)\n", res.Level, from)
 	} else {
-		fmt.Fprintf(&b, "snapshot %s of %s saved (%s%s)\n", sn.ID.Short(), stamp(sn.Time), res.Level, from)
+		fmt.Fprintf(&b, "snapshot %s of %s saved (%s%s)\n", sn.ID.Short(), terminal.Stamp(sn.Time), res.Level, from)
 	}
 	return b.String()
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"kassett"
+	"kassett/cmd/kassett/terminal"
 	"kassett/repo"
 	"kassett/snapshot"
 )
@@ -33,7 +34,7 @@ The master key is not printed.`,
 				id = given[1]
 			}
 			if (id == "") != (what == "config") {
-				return invalid("print", safe(what), "config has no ID, everything else needs one", errors.New("wrong number of arguments"))
+				return invalid("print", terminal.Safe(what), "config has no ID, everything else needs one", errors.New("wrong number of arguments"))
 			}
 			return a.within(cmd.Context(), reading, func(ctx context.Context, r *repo.Repository) error {
 				return a.cat(ctx, r, what, id)
@@ -78,7 +79,7 @@ func (a *app) cat(ctx context.Context, r *repo.Repository, what, spec string) er
 		_, err = a.out.Write(b)
 		return err
 	}
-	return invalid("print", safe(what), "use config, key, lock, snapshot, index, pack, blob or tree", errors.New("there is no such object"))
+	return invalid("print", terminal.Safe(what), "use config, key, lock, snapshot, index, pack, blob or tree", errors.New("there is no such object"))
 }
 
 // indented prints JSON for people.
@@ -116,7 +117,7 @@ func (a *app) catFile(ctx context.Context, r *repo.Repository, k kassett.FileKin
 func (a *app) catBlob(ctx context.Context, r *repo.Repository, spec string) error {
 	id, err := kassett.ParseID(spec)
 	if err != nil {
-		return invalid("print blob", safe(spec), "give all 64 digits; kassett list blobs has them", err)
+		return invalid("print blob", terminal.Safe(spec), "give all 64 digits; kassett list blobs has them", err)
 	}
 	if err := a.loadIndex(ctx, r); err != nil {
 		return err
@@ -165,7 +166,7 @@ func (a *app) list(ctx context.Context, r *repo.Repository, what string) error {
 		"packs": kassett.PackFile, "index": kassett.IndexFile, "snapshots": kassett.SnapshotFile, "keys": kassett.KeyFile,
 	}[what]
 	if !ok {
-		return invalid("list", safe(what), "use blobs, packs, index, snapshots, keys or locks", errors.New("there is nothing of that name"))
+		return invalid("list", terminal.Safe(what), "use blobs, packs, index, snapshots, keys or locks", errors.New("there is nothing of that name"))
 	}
 	var all []kassett.Info
 	for info, err := range r.List(ctx, kind) {
@@ -244,7 +245,7 @@ func (a *app) listLocks(ctx context.Context, r *repo.Repository) error {
 		}
 		return unread
 	}
-	t := &table{head: []string{"ID", "Kind", "Since", "Host", "User", "Process", ""}}
+	t := &terminal.Table{Head: []string{"ID", "Kind", "Since", "Host", "User", "Process", ""}}
 	for _, l := range locks {
 		kind, stale := "shared", ""
 		if l.Exclusive {
@@ -253,9 +254,9 @@ func (a *app) listLocks(ctx context.Context, r *repo.Repository) error {
 		if l.Stale {
 			stale = "stale"
 		}
-		t.add(l.ID.Short(), kind, stamp(l.Time), l.Host, l.User, fmt.Sprint(l.PID), stale)
+		t.Add(l.ID.Short(), kind, terminal.Stamp(l.Time), l.Host, l.User, fmt.Sprint(l.PID), stale)
 	}
-	return errors.Join(t.write(a.out), unread)
+	return errors.Join(t.Print(a.out), unread)
 }
 
 func (a *app) statsCommand() *cobra.Command {
@@ -275,7 +276,7 @@ func (a *app) statsCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, ids []string) error {
 			m := snapshot.StatsMode(mode)
 			if !slices.Contains([]snapshot.StatsMode{snapshot.RestoreSize, snapshot.FilesByContents, snapshot.BlobsPerFile, snapshot.RawData}, m) {
-				return invalid("count", safe(mode), "use restore-size, files-by-contents, blobs-per-file or raw-data", errors.New("not a mode"))
+				return invalid("count", terminal.Safe(mode), "use restore-size, files-by-contents, blobs-per-file or raw-data", errors.New("not a mode"))
 			}
 			return a.within(cmd.Context(), reading, func(ctx context.Context, r *repo.Repository) error {
 				list, unread, err := a.snapshotsToChange(ctx, r, filter.filter(), ids)
@@ -303,17 +304,17 @@ func (a *app) tellStats(s snapshot.Stats, m snapshot.StatsMode) error {
 	if a.flags.json {
 		return a.json(s)
 	}
-	size := func(n uint64) string { return bytesText(int64(n)) } //nolint:gosec // a display
+	size := func(n uint64) string { return terminal.Bytes(int64(n)) } //nolint:gosec // a display
 	meaning := map[snapshot.StatsMode]string{
 		snapshot.RestoreSize: "if all of them were restored", snapshot.FilesByContents: "files of equal content counted once",
 		snapshot.BlobsPerFile: "pieces counted once for each path", snapshot.RawData: "pieces counted once, as they are stored",
 	}[m]
-	lines := [][2]string{{"snapshots", count(s.SnapshotsCount) + ", " + meaning}}
+	lines := [][2]string{{"snapshots", terminal.Count(s.SnapshotsCount) + ", " + meaning}}
 	if s.TotalFileCount > 0 {
-		lines = append(lines, [2]string{"files", count(s.TotalFileCount)})
+		lines = append(lines, [2]string{"files", terminal.Count(s.TotalFileCount)})
 	}
 	if s.TotalBlobCount > 0 {
-		lines = append(lines, [2]string{"blobs", count(s.TotalBlobCount)})
+		lines = append(lines, [2]string{"blobs", terminal.Count(s.TotalBlobCount)})
 	}
 	lines = append(lines, [2]string{"size", size(s.TotalSize)})
 	if s.TotalUncompressedSize > 0 {

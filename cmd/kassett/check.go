@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"kassett"
+	"kassett/cmd/kassett/terminal"
 	"kassett/repo"
 	"kassett/snapshot"
 )
@@ -111,7 +112,7 @@ func (a *app) check(ctx context.Context, r *repo.Repository, data repo.Subset, f
 		}
 		damage = &kassett.Error{
 			Op: "check repository", Kind: kassett.Corrupt, Hint: a.afterCheck(res),
-			Err: errors.New(plural(res.Errors, "fault was", "faults were") + " found and named"),
+			Err: errors.New(terminal.Plural(res.Errors, "fault was", "faults were") + " found and named"),
 		}
 	}
 	if a.flags.json {
@@ -124,7 +125,7 @@ func (a *app) check(ctx context.Context, r *repo.Repository, data repo.Subset, f
 	if !data.None() {
 		read = "read and opened: " + subsetText(data)
 	}
-	return a.summary("no faults found: %s, index and packs agree (%s)\n", plural(len(list), "snapshot", "snapshots"), read)
+	return a.summary("no faults found: %s, index and packs agree (%s)\n", terminal.Plural(len(list), "snapshot", "snapshots"), read)
 }
 
 // subsetText says which packs were read.
@@ -137,7 +138,7 @@ func subsetText(s repo.Subset) string {
 	case s.Percent > 0:
 		return fmt.Sprintf("%g %% chosen at random; the same again with --read-data-subset %s", s.Percent, s)
 	}
-	return fmt.Sprintf("%s chosen at random; the same again with --read-data-subset %s", bytesText(s.Bytes), s)
+	return fmt.Sprintf("%s chosen at random; the same again with --read-data-subset %s", terminal.Bytes(s.Bytes), s)
 }
 
 // finding names one thing that a check found.

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"kassett"
+	"kassett/cmd/kassett/terminal"
 	"kassett/repo"
 	"kassett/snapshot"
 )
@@ -144,7 +145,7 @@ func (w *copyWork) open(ctx context.Context, places []place) (end func() error) 
 		if err == nil {
 			t.Repo, err = w.app.open(ctx, p)
 		}
-		w.names = append(w.names, safe(withoutSecret(name)))
+		w.names = append(w.names, terminal.Safe(withoutSecret(name)))
 		if t.Err = err; err != nil {
 			continue
 		}
@@ -247,11 +248,11 @@ func (w *copyWork) done(target int, from, to *snapshot.Snapshot, was bool) {
 		_ = w.json(line) // an error of stdout comes again with the summary
 	case w.app.flags.quiet:
 	case to == nil:
-		w.ui.say("%ssnapshot %s of %s would be copied", name, from.ID.Short(), stamp(from.Time))
+		w.ui.Say("%ssnapshot %s of %s would be copied", name, from.ID.Short(), terminal.Stamp(from.Time))
 	case was:
-		w.ui.say("%ssnapshot %s is there already, as %s", name, from.ID.Short(), to.ID.Short())
+		w.ui.Say("%ssnapshot %s is there already, as %s", name, from.ID.Short(), to.ID.Short())
 	default:
-		w.ui.say("%ssnapshot %s of %s is %s there", name, from.ID.Short(), stamp(from.Time), to.ID.Short())
+		w.ui.Say("%ssnapshot %s of %s is %s there", name, from.ID.Short(), terminal.Stamp(from.Time), to.ID.Short())
 	}
 }
 
@@ -311,8 +312,8 @@ func (w *copyWork) summaryOf(i int) error {
 	}
 	whole := ""
 	if s.Packs > 0 {
-		whole = fmt.Sprintf(", %s moved whole", plural(s.Packs, "pack", "packs"))
+		whole = fmt.Sprintf(", %s moved whole", terminal.Plural(s.Packs, "pack", "packs"))
 	}
-	return w.summary("%s%s %s, %s there already; %s in %s%s\n", name, plural(w.copied[i], "snapshot", "snapshots"), verb,
-		count(w.there[i]), bytesText(int64(s.Bytes)), plural(s.Blobs, "blob", "blobs"), whole) //nolint:gosec // a display
+	return w.summary("%s%s %s, %s there already; %s in %s%s\n", name, terminal.Plural(w.copied[i], "snapshot", "snapshots"), verb,
+		terminal.Count(w.there[i]), terminal.Bytes(int64(s.Bytes)), terminal.Plural(s.Blobs, "blob", "blobs"), whole) //nolint:gosec // a display
 }

@@ -15,6 +15,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"kassett"
+	"kassett/cmd/kassett/clinic"
+	"kassett/cmd/kassett/terminal"
 )
 
 func (a *app) demoCommand() *cobra.Command {
@@ -42,8 +44,8 @@ type demo struct {
 	clinic string // what is protected
 	repo   string
 
-	counts  clinicCounts
-	first   manifest // the clinic as it was at the first backup
+	counts  clinic.Counts
+	first   clinic.Manifest // the clinic as it was at the first backup
 	firstID string
 	badID   string // the snapshot of the ransomed clinic
 	steps   []demoStep
@@ -66,7 +68,7 @@ func (a *app) demo(ctx context.Context, keep bool) (err error) {
 	}
 	defer func() {
 		if keep {
-			a.ui.say("the scratch folder stays: %s (password in %s)", dir, filepath.Join(dir, "password"))
+			a.ui.Say("the scratch folder stays: %s (password in %s)", dir, filepath.Join(dir, "password"))
 			return
 		}
 		err = errors.Join(err, removeAll(dir))
@@ -122,7 +124,7 @@ func (d *demo) days(ctx context.Context) error {
 		{"Back up: Wednesday", d.backupThird},
 		{"Forget and prune", d.forget},
 	} {
-		d.a.ui.say("%s …", s.name)
+		d.a.ui.Say("%s …", s.name)
 		begun := time.Now()
 		what, result, err := s.work(ctx)
 		step := demoStep{Name: s.name, What: what, Seconds: time.Since(begun).Seconds(), Result: result, Proved: err == nil}
@@ -140,12 +142,12 @@ func (d *demo) days(ctx context.Context) error {
 // table prints what was done, and what follows from it.
 func (d *demo) table() error {
 	proved := true
-	t := &table{head: []string{"Step", "What", "Seconds", "Result"}, right: []bool{2: true}}
+	t := &terminal.Table{Head: []string{"Step", "What", "Seconds", "Result"}, Right: []bool{2: true}}
 	for _, s := range d.steps {
 		proved = proved && s.Proved
-		t.add(s.Name, s.What, fmt.Sprintf("%.1f", s.Seconds), s.Result)
+		t.Add(s.Name, s.What, fmt.Sprintf("%.1f", s.Seconds), s.Result)
 	}
-	verdict := fmt.Sprintf("Proved: all %s of Monday came back exactly as they were, byte for byte,\nwith owner, mode, time, links and attributes, after a ransom had taken them.", plural(d.counts.files, "file", "files"))
+	verdict := fmt.Sprintf("Proved: all %s of Monday came back exactly as they were, byte for byte,\nwith owner, mode, time, links and attributes, after a ransom had taken them.", terminal.Plural(d.counts.Files, "file", "files"))
 	if !proved || len(d.steps) == 0 {
 		verdict = "Not proved: the last step of the table failed."
 	} else if len(d.skipped) > 0 {
@@ -160,7 +162,7 @@ func (d *demo) table() error {
 			Verdict     string     `json:"verdict"`
 		}{"demo", proved, d.skipped, d.steps, verdict})
 	}
-	if err := t.write(d.a.out); err != nil {
+	if err := t.Print(d.a.out); err != nil {
 		return err
 	}
 	return d.a.print("\n%s\n", verdict)

@@ -12,18 +12,20 @@ import (
 	"strings"
 
 	"kassett"
+	"kassett/cmd/kassett/clinic"
+	"kassett/cmd/kassett/terminal"
 )
 
 func (d *demo) open(ctx context.Context) (what, result string, err error) {
-	if d.counts, err = makeClinic(ctx, d.clinic); err != nil {
+	if d.counts, err = clinic.Make(ctx, d.clinic); err != nil {
 		return "", "", err
 	}
-	d.first, err = readManifest(d.clinic)
+	d.first, err = clinic.Read(d.clinic)
 	c := d.counts
-	what = fmt.Sprintf("%s of this machine,\nrecords of %s, invented,\nwith names in five scripts", plural(c.real, "file", "files"), plural(c.patients, "patient", "patients"))
-	return what, fmt.Sprintf("%s, %s\n%s, %s,\n%s, 1 sparse file", plural(c.files, "file", "files"), bytesText(c.bytes),
-		plural(c.hardLinks, "hard link", "hard links"), plural(c.symlinks, "symbolic link", "symbolic links"),
-		plural(c.xattrs, "extended attribute", "extended attributes")), err
+	what = fmt.Sprintf("%s of this machine,\nrecords of %s, invented,\nwith names in five scripts", terminal.Plural(c.Real, "file", "files"), terminal.Plural(c.Patients, "patient", "patients"))
+	return what, fmt.Sprintf("%s, %s\n%s, %s,\n%s, 1 sparse file", terminal.Plural(c.Files, "file", "files"), terminal.Bytes(c.Bytes),
+		terminal.Plural(c.HardLinks, "hard link", "hard links"), terminal.Plural(c.Symlinks, "symbolic link", "symbolic links"),
+		terminal.Plural(c.Xattrs, "extended attribute", "extended attributes")), err
 }
 
 func (d *demo) makeRepository(ctx context.Context) (what, result string, err error) {
@@ -52,13 +54,13 @@ func (d *demo) backupFirst(ctx context.Context) (what, result string, err error)
 		return "kassett backup", "", err
 	}
 	d.firstID = res.SnapshotID
-	return "kassett backup", fmt.Sprintf("%s saved,\nstored as %s", bytesText(int64(res.TotalBytesProcessed)), bytesText(int64(res.DataAddedPacked))), nil //nolint:gosec // a display
+	return "kassett backup", fmt.Sprintf("%s saved,\nstored as %s", terminal.Bytes(int64(res.TotalBytesProcessed)), terminal.Bytes(int64(res.DataAddedPacked))), nil //nolint:gosec // a display
 }
 
 func (d *demo) change(ctx context.Context) (what, result string, err error) {
-	c, err := changeClinic(ctx, d.clinic)
+	c, err := clinic.Change(ctx, d.clinic)
 	return "journals go on, files are deleted;\nthen someone encrypts the images",
-		fmt.Sprintf("%s edited, %s new, %s deleted,\n%s made unreadable", count(c.edited), count(c.added), count(c.deleted), count(c.ransomed)), err
+		fmt.Sprintf("%s edited, %s new, %s deleted,\n%s made unreadable", terminal.Count(c.Edited), terminal.Count(c.Added), terminal.Count(c.Deleted), terminal.Count(c.Ransomed)), err
 }
 
 func (d *demo) backupSecond(ctx context.Context) (what, result string, err error) {
@@ -70,8 +72,8 @@ func (d *demo) backupSecond(ctx context.Context) (what, result string, err error
 	if res.FilesUnmodified == 0 || res.FilesNew == 0 {
 		return "kassett backup", "", errors.New("the backup saw no unmodified or no new file")
 	}
-	return "kassett backup", fmt.Sprintf("%s not read again;\n%s new or changed, stored as %s", plural(res.FilesUnmodified, "file", "files"),
-		count(res.FilesNew+res.FilesChanged), bytesText(int64(res.DataAddedPacked))), nil //nolint:gosec // a display
+	return "kassett backup", fmt.Sprintf("%s not read again;\n%s new or changed, stored as %s", terminal.Plural(res.FilesUnmodified, "file", "files"),
+		terminal.Count(res.FilesNew+res.FilesChanged), terminal.Bytes(int64(res.DataAddedPacked))), nil //nolint:gosec // a display
 }
 
 func (d *demo) check(ctx context.Context) (what, result string, err error) {
@@ -90,7 +92,7 @@ func (d *demo) restore(ctx context.Context) (what, result string, err error) {
 	if err := d.must(ctx, &res, "restore", d.inSnapshot(), "--target", filepath.Join(d.dir, "back"), "--verify"); err != nil {
 		return "kassett restore --verify", "", err
 	}
-	return "kassett restore --verify", fmt.Sprintf("%s in an empty folder", bytesText(int64(res.Bytes))), nil //nolint:gosec // a display
+	return "kassett restore --verify", fmt.Sprintf("%s in an empty folder", terminal.Bytes(int64(res.Bytes))), nil //nolint:gosec // a display
 }
 
 // inSnapshot names the clinic's folder in Monday's snapshot.
@@ -108,15 +110,15 @@ func (d *demo) compare(context.Context) (what, result string, err error) {
 }
 
 // same compares a folder with a manifest and says so.
-func (d *demo) same(dir string, result *string, want manifest) error {
-	back, err := readManifest(dir)
+func (d *demo) same(dir string, result *string, want clinic.Manifest) error {
+	back, err := clinic.Read(dir)
 	if err != nil {
 		return err
 	}
-	if diff := want.compare(back); len(diff) > 0 {
+	if diff := want.Compare(back); len(diff) > 0 {
 		return fmt.Errorf("%d differences, the first is: %s", len(diff), diff[0])
 	}
-	*result = fmt.Sprintf("%s equal: content, mode,\nowner, time, links, attributes", plural(len(back), "entry", "entries"))
+	*result = fmt.Sprintf("%s equal: content, mode,\nowner, time, links, attributes", terminal.Plural(len(back), "entry", "entries"))
 	return nil
 }
 
@@ -150,7 +152,7 @@ func (d *demo) askRestic(ctx context.Context) (what, result string, err error) {
 	}
 	sub := strings.SplitN(d.inSnapshot(), ":", 2)[1]
 	// Old restics fill holes with zeros; the content is the same.
-	if err := d.same(filepath.Join(to, filepath.FromSlash(sub)), &result, d.first.withoutHoles()); err != nil {
+	if err := d.same(filepath.Join(to, filepath.FromSlash(sub)), &result, d.first.WithoutHoles()); err != nil {
 		return what, "", err
 	}
 	words := strings.Fields(version)
@@ -212,7 +214,7 @@ func (d *demo) backupThird(ctx context.Context) (what, result string, err error)
 	if res.DataAddedPacked > res.TotalBytesProcessed/20 {
 		return "kassett backup", "", fmt.Errorf("%d bytes were stored, though nearly all were there", res.DataAddedPacked)
 	}
-	return "kassett backup", fmt.Sprintf("nearly all was there already:\nstored as %s", bytesText(int64(res.DataAddedPacked))), nil //nolint:gosec // a display
+	return "kassett backup", fmt.Sprintf("nearly all was there already:\nstored as %s", terminal.Bytes(int64(res.DataAddedPacked))), nil //nolint:gosec // a display
 }
 
 func (d *demo) forget(ctx context.Context) (what, result string, err error) {
@@ -228,7 +230,7 @@ func (d *demo) forget(ctx context.Context) (what, result string, err error) {
 	if _, _, err := d.check(ctx); err != nil {
 		return what, "", err
 	}
-	return what, fmt.Sprintf("%s given back, %s left,\nno faults", bytesText(before-after), bytesText(after)), nil
+	return what, fmt.Sprintf("%s given back, %s left,\nno faults", terminal.Bytes(before-after), terminal.Bytes(after)), nil
 }
 
 // folderSize sums the files below dir.

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"kassett"
+	"kassett/cmd/kassett/terminal"
 	"kassett/repo"
 	"kassett/snapshot"
 )
@@ -43,7 +44,7 @@ func (a *app) diff(ctx context.Context, r *repo.Repository, ids []string, o snap
 		}
 	}
 	if !a.flags.json && !a.flags.quiet {
-		a.ui.say("comparing snapshot %s of %s with %s of %s:", sns[0].ID.Short(), stamp(sns[0].Time), sns[1].ID.Short(), stamp(sns[1].Time))
+		a.ui.Say("comparing snapshot %s of %s with %s of %s:", sns[0].ID.Short(), terminal.Stamp(sns[0].Time), sns[1].ID.Short(), terminal.Stamp(sns[1].Time))
 	}
 	stats, err := snapshot.Diff(ctx, r, trees[0], trees[1], o, func(c snapshot.Change) error {
 		if a.flags.json {
@@ -53,7 +54,7 @@ func (a *app) diff(ctx context.Context, r *repo.Repository, ids []string, o snap
 				Modifier    string `json:"modifier"`
 			}{"change", c.Path, c.Modifier})
 		}
-		return a.print("%-4s %s\n", c.Modifier, safe(c.Path))
+		return a.print("%-4s %s\n", c.Modifier, terminal.Safe(c.Path))
 	})
 	if err != nil && kassett.KindOf(err) != kassett.Corrupt {
 		return err
@@ -70,10 +71,10 @@ func (a *app) diff(ctx context.Context, r *repo.Repository, ids []string, o snap
 		word string
 		n    snapshot.DiffCount
 	}{{"added", stats.Added}, {"removed", stats.Removed}} {
-		if err := a.summary("%-8s %s, %s, %s, %s\n", side.word, plural(side.n.Files, "file", "files"), plural(side.n.Dirs, "folder", "folders"),
-			plural(side.n.Others, "other thing", "other things"), bytesText(int64(side.n.Bytes))); err != nil { //nolint:gosec // a display
+		if err := a.summary("%-8s %s, %s, %s, %s\n", side.word, terminal.Plural(side.n.Files, "file", "files"), terminal.Plural(side.n.Dirs, "folder", "folders"),
+			terminal.Plural(side.n.Others, "other thing", "other things"), terminal.Bytes(int64(side.n.Bytes))); err != nil { //nolint:gosec // a display
 			return err
 		}
 	}
-	return errors.Join(a.summary("changed  %s\n", plural(stats.ChangedFiles, "file", "files")), err)
+	return errors.Join(a.summary("changed  %s\n", terminal.Plural(stats.ChangedFiles, "file", "files")), err)
 }

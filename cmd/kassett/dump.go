@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"kassett"
+	"kassett/cmd/kassett/terminal"
 	"kassett/repo"
 	"kassett/snapshot"
 )
@@ -34,7 +35,7 @@ or zip archive; / is the whole snapshot.
 			o := &x.options
 			x.path, o.Format, o.Warn = given[1], snapshot.DumpFormat(archive), a.warn
 			if o.Format != snapshot.Tar && o.Format != snapshot.Zip {
-				return invalid("dump", safe(archive), "use tar or zip", errors.New("not a format of an archive"))
+				return invalid("dump", terminal.Safe(archive), "use tar or zip", errors.New("not a format of an archive"))
 			}
 			return a.within(cmd.Context(), reading, func(ctx context.Context, r *repo.Repository) error {
 				_, tree, err := a.findTree(ctx, r, filter.filter(), given[0])
@@ -70,7 +71,7 @@ func (a *app) dump(ctx context.Context, r *repo.Repository, tree kassett.ID, x d
 		w = buffered
 		defer func() { err = errors.Join(err, buffered.Flush(), f.Close()) }()
 	} else if a.stdoutTerminal {
-		return invalid("dump", safe(x.path), "send it into a file or a program: kassett dump … > file, or use --target", errors.New("standard output is a terminal"))
+		return invalid("dump", terminal.Safe(x.path), "send it into a file or a program: kassett dump … > file, or use --target", errors.New("standard output is a terminal"))
 	}
 	// No progress to watch without a target: the reader of stdout shows its own.
 	if x.target != "" {

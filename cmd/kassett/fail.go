@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"kassett"
+	"kassett/cmd/kassett/terminal"
 )
 
 // exitPipe is the exit code when the reader of our output has gone: what a
@@ -65,11 +66,11 @@ func (a *app) report(ctx context.Context, err error) int {
 			Message     string `json:"message"`
 			Next        string `json:"next"`
 		}{"exit_error", kind.Exit(), kind.String(), text, hint})
-		a.ui.line(string(line))
+		a.ui.Line(string(line))
 		return kind.Exit()
 	}
-	a.ui.line("kassett: error: " + text)
-	a.ui.line("kassett: next: " + hint)
+	a.ui.Line("kassett: error: " + text)
+	a.ui.Line("kassett: next: " + hint)
 	return kind.Exit()
 }
 
@@ -92,22 +93,22 @@ func (a *app) warn(what string, err error) {
 			Item        string            `json:"item"`
 			Next        string            `json:"next,omitempty"`
 		}{"error", map[string]string{"message": err.Error()}, what, kassett.HintOf(err)})
-		a.ui.line(string(line))
+		a.ui.Line(string(line))
 		return
 	}
-	text := safe(what)
+	text := terminal.Safe(what)
 	if what != "" {
 		text += ": "
 	}
-	a.ui.line("kassett: warning: " + text + oneLine(err.Error()))
+	a.ui.Line("kassett: warning: " + text + oneLine(err.Error()))
 	if hint := kassett.HintOf(err); hint != "" {
-		a.ui.line("kassett: next: " + oneLine(hint))
+		a.ui.Line("kassett: next: " + oneLine(hint))
 	}
 }
 
 // oneLine makes a text one safe line: joined errors come on several.
 func oneLine(s string) string {
-	return safe(strings.ReplaceAll(strings.TrimSpace(s), "\n", "; "))
+	return terminal.Safe(strings.ReplaceAll(strings.TrimSpace(s), "\n", "; "))
 }
 
 // notice names something worth knowing by which nothing is lost.
@@ -121,11 +122,11 @@ func (a *app) notice(what string, err error) {
 			Item        string `json:"item,omitempty"`
 			Message     string `json:"message"`
 		}{"note", what, err.Error()})
-		a.ui.line(string(line))
+		a.ui.Line(string(line))
 		return
 	}
 	if what != "" {
-		what = safe(what) + ": "
+		what = terminal.Safe(what) + ": "
 	}
-	a.ui.line("kassett: note: " + what + oneLine(err.Error()))
+	a.ui.Line("kassett: note: " + what + oneLine(err.Error()))
 }

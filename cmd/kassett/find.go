@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"kassett"
+	"kassett/cmd/kassett/terminal"
 	"kassett/repo"
 	"kassett/snapshot"
 	"kassett/source/files"
@@ -102,7 +103,7 @@ func (a *app) findFiles(ctx context.Context, r *repo.Repository, x *findFlags, l
 				return nil
 			}
 			if res.Hits == 1 {
-				if err := a.print("in snapshot %s of %s:\n", sn.ID.Short(), stamp(sn.Time)); err != nil {
+				if err := a.print("in snapshot %s of %s:\n", sn.ID.Short(), terminal.Stamp(sn.Time)); err != nil {
 					return err
 				}
 			}
@@ -156,7 +157,7 @@ func (a *app) findObjects(ctx context.Context, r *repo.Repository, x *findFlags,
 			all = append(all, j)
 			return nil
 		}
-		line := fmt.Sprintf("%s %s is used by %s in snapshot %s of %s", h.Kind, h.ID, safe(h.Path), h.Snapshot.ID.Short(), stamp(h.Snapshot.Time))
+		line := fmt.Sprintf("%s %s is used by %s in snapshot %s of %s", h.Kind, h.ID, terminal.Safe(h.Path), h.Snapshot.ID.Short(), terminal.Stamp(h.Snapshot.Time))
 		if x.packs {
 			line += fmt.Sprintf(", rests in %v", packs)
 		}

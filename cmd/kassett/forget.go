@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"kassett"
+	"kassett/cmd/kassett/terminal"
 	"kassett/repo"
 	"kassett/snapshot"
 )
@@ -213,7 +214,7 @@ func (a *app) forget(ctx context.Context, r *repo.Repository, o snapshot.ForgetO
 	gone, err := plan.Remove(ctx, r, p)
 	stop()
 	if !a.flags.json {
-		err = errors.Join(a.summary("%s removed\n", plural(len(gone), "snapshot", "snapshots")), a.putOffSummary(plan.PutOff), err)
+		err = errors.Join(a.summary("%s removed\n", terminal.Plural(len(gone), "snapshot", "snapshots")), a.putOffSummary(plan.PutOff), err)
 	}
 	return len(gone), err
 }
@@ -229,11 +230,11 @@ func (a *app) putOffSummary(list []snapshot.PutOff) error {
 			until = p.Until
 		}
 		if !a.flags.quiet {
-			a.ui.say("snapshot %s stays until %s: object lock", p.Snapshot.ID.Short(), stamp(p.Until))
+			a.ui.Say("snapshot %s stays until %s: object lock", p.Snapshot.ID.Short(), terminal.Stamp(p.Until))
 		}
 	}
 	return a.summary("%s at the latest until %s: object lock; the next kassett forget removes what it may\n",
-		plural(len(list), "snapshot stays", "snapshots stay"), stamp(until))
+		terminal.Plural(len(list), "snapshot stays", "snapshots stay"), terminal.Stamp(until))
 }
 
 // tellPlan prints a plan and returns how many snapshots it removes.
@@ -295,7 +296,7 @@ func (a *app) warnOdd(groups []forgetJSON) {
 	}
 	a.warn("", &kassett.Error{
 		Op: "forget", Kind: kassett.Invalid,
-		Err: fmt.Errorf("%s a time that is far from when the storage received it: %s", plural(n, "snapshot carries", "snapshots carry"), list),
+		Err: fmt.Errorf("%s a time that is far from when the storage received it: %s", terminal.Plural(n, "snapshot carries", "snapshots carry"), list),
 		Hint: "copies, rewritten ones, long backups and `backup --time` do; if none of these was at work, someone made the times up: " +
 			"look at the host, then remove them by their IDs. The rules were asked with both times, and keep what either keeps",
 	})
@@ -309,7 +310,7 @@ func (a *app) forgetTable(g snapshot.ForgetGroup, dryRun bool) error {
 	if dryRun {
 		gone = "would remove"
 	}
-	t := &table{head: []string{"Decision", "ID", "Time", "Host", "Tags", "Paths", "Why"}}
+	t := &terminal.Table{Head: []string{"Decision", "ID", "Time", "Host", "Tags", "Paths", "Why"}}
 	for _, d := range g.Decisions {
 		decision, why := "keep", strings.Join(d.Reasons, "\n")
 		switch {
@@ -322,11 +323,11 @@ func (a *app) forgetTable(g snapshot.ForgetGroup, dryRun bool) error {
 		}
 		sn := d.Snapshot
 		if sn.Odd() {
-			why += "\nreceived " + stamp(sn.Received)
+			why += "\nreceived " + terminal.Stamp(sn.Received)
 		}
-		t.add(decision, sn.ID.Short(), stamp(sn.Time), sn.Hostname, strings.Join(sn.Tags, "\n"), strings.Join(sn.Paths, "\n"), why)
+		t.Add(decision, sn.ID.Short(), terminal.Stamp(sn.Time), sn.Hostname, strings.Join(sn.Tags, "\n"), strings.Join(sn.Paths, "\n"), why)
 	}
-	if err := t.write(a.out); err != nil {
+	if err := t.Print(a.out); err != nil {
 		return err
 	}
 	return a.print("\n")

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"kassett"
+	"kassett/cmd/kassett/terminal"
 )
 
 var update = flag.Bool("update", false, "write docs/handbook/commands.md anew")
@@ -70,7 +71,7 @@ func TestEveryCommandIsDescribed(t *testing.T) {
 			t.Errorf("%s: its short text is %q; want one line without a full stop", c.CommandPath(), c.Short)
 		}
 		for line := range strings.Lines(c.Long) {
-			if columns(strings.TrimRight(line, "\n")) > 80 {
+			if terminal.Columns(strings.TrimRight(line, "\n")) > 80 {
 				t.Errorf("%s: a line of its text has more than 80 columns: %s", c.CommandPath(), line)
 			}
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"kassett"
+	"kassett/cmd/kassett/terminal"
 	"kassett/repo"
 	"kassett/repo/record"
 	"kassett/snapshot"
@@ -67,7 +68,7 @@ func (x *recordFlags) record(ctx context.Context, r *repo.Repository, kind recor
 		case err != nil: // the youngest of those that can be read may not be the one meant
 			return rec, err
 		case sub != "":
-			return rec, invalid("name snapshot", safe(given[0]), "leave out the colon and what follows it", errors.New("a whole snapshot is held, not a folder"))
+			return rec, invalid("name snapshot", terminal.Safe(given[0]), "leave out the colon and what follows it", errors.New("a whole snapshot is held, not a folder"))
 		}
 		rec.Subject.Snapshot = sn.ID
 		if sn.Original != nil {
@@ -86,7 +87,7 @@ for a court, an inquiry, an audit. Holds are signed records beside the
 repository; forget and rewrite obey them. Lifting one takes two names.`,
 		Args: args(1, -1, "add, list, lift or retire"),
 		RunE: func(_ *cobra.Command, given []string) error {
-			return invalid("hold", safe(given[0]), "use kassett hold add, list, lift or retire", errors.New("there is no such command"))
+			return invalid("hold", terminal.Safe(given[0]), "use kassett hold add, list, lift or retire", errors.New("there is no such command"))
 		},
 	}
 	cmd.AddCommand(a.holdAddCommand(), a.recordListCommand("Holds that stand", record.Hold, record.Retire),
@@ -163,7 +164,7 @@ forget may remove them, whatever rules it is given. Floors are signed records
 beside the repository. kassett hold lift ends one.`,
 		Args: args(1, -1, "set or list"),
 		RunE: func(_ *cobra.Command, given []string) error {
-			return invalid("floor", safe(given[0]), "use kassett floor set or list", errors.New("there is no such command"))
+			return invalid("floor", terminal.Safe(given[0]), "use kassett floor set or list", errors.New("there is no such command"))
 		},
 	}
 	var x recordFlags
@@ -224,11 +225,11 @@ func findRecord(ctx context.Context, r *repo.Repository, prefix string) (kassett
 	const hint = "kassett hold list and kassett floor list show the IDs"
 	switch len(found) {
 	case 0:
-		return kassett.ID{}, &kassett.Error{Op: "find record", What: safe(prefix), Kind: kassett.NotFound, Hint: hint}
+		return kassett.ID{}, &kassett.Error{Op: "find record", What: terminal.Safe(prefix), Kind: kassett.NotFound, Hint: hint}
 	case 1:
 		return found[0], nil
 	}
-	return kassett.ID{}, invalid("find record", safe(prefix), hint, errors.New("several records begin like that"))
+	return kassett.ID{}, invalid("find record", terminal.Safe(prefix), hint, errors.New("several records begin like that"))
 }
 
 // recordListCommand lists the records of some kinds.
@@ -261,11 +262,11 @@ func (a *app) listRecords(all []record.Record) error {
 		}
 		return a.json(out)
 	}
-	t := &table{head: []string{"ID", "Kind", "About", "For", "Since", "By", "Why"}}
+	t := &terminal.Table{Head: []string{"ID", "Kind", "About", "For", "Since", "By", "Why"}}
 	for _, rec := range all {
-		t.add(rec.ID.Short(), string(rec.Kind), subjectText(rec.Subject), spanText(rec), stamp(rec.Created), strings.Join(rec.By, ", "), rec.Reason)
+		t.Add(rec.ID.Short(), string(rec.Kind), subjectText(rec.Subject), spanText(rec), terminal.Stamp(rec.Created), strings.Join(rec.By, ", "), rec.Reason)
 	}
-	return t.write(a.out)
+	return t.Print(a.out)
 }
 
 func subjectText(s record.Subject) string {

@@ -8,6 +8,7 @@ import (
 	"github.com/restic/chunker"
 	"github.com/spf13/cobra"
 
+	"kassett/cmd/kassett/terminal"
 	"kassett/repo"
 	"kassett/repo/parity"
 )
@@ -75,7 +76,7 @@ func (a *app) init(ctx context.Context, req initRequest) error {
 	case "2", "stable", "latest":
 		o.Version = 2
 	default:
-		return invalid("read repository version", safe(req.format), "use 2; 1 only for programs that know nothing newer", nil)
+		return invalid("read repository version", terminal.Safe(req.format), "use 2; 1 only for programs that know nothing newer", nil)
 	}
 	overhead, err := parity.ParseOverhead(req.parity)
 	if err != nil {
@@ -141,10 +142,10 @@ func (a *app) makeRepository(ctx context.Context, like *repo.Repository, o repo.
 	}
 	if like != nil {
 		return a.summary("made a second place of repository %.10s at %s\n\nFill it with kassett copy. It has its own password, and the master key of the first place:\nwho reads one reads both.\n",
-			id, safe(withoutSecret(where)))
+			id, terminal.Safe(withoutSecret(where)))
 	}
 	return a.summary("made repository %.10s at %s\n\nKeep the password safe, also on paper: without it nobody can read what is kept here.\n",
-		id, safe(withoutSecret(where)))
+		id, terminal.Safe(withoutSecret(where)))
 }
 
 // polynomial returns how another repository cuts content.

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"kassett"
+	"kassett/cmd/kassett/terminal"
 	"kassett/repo"
 )
 
@@ -20,7 +21,7 @@ who has one can read everything; removing a key locks its owner out only if he
 did not take the master key along.`,
 		Args: args(1, -1, "list, add, remove or passwd"),
 		RunE: func(_ *cobra.Command, given []string) error {
-			return invalid("key", safe(given[0]), "use kassett key list, add, remove or passwd", errors.New("there is no such command"))
+			return invalid("key", terminal.Safe(given[0]), "use kassett key list, add, remove or passwd", errors.New("there is no such command"))
 		},
 	}
 	cmd.AddCommand(a.keyListCommand(), a.keyAddCommand(), a.keyRemoveCommand(), a.keyPasswdCommand())
@@ -64,15 +65,15 @@ func (a *app) listKeys(keys []repo.Key) error {
 		}
 		return a.json(all)
 	}
-	t := &table{head: []string{"", "ID", "User", "Host", "Created"}}
+	t := &terminal.Table{Head: []string{"", "ID", "User", "Host", "Created"}}
 	for _, k := range keys {
 		mark := ""
 		if k.Current {
 			mark = "*"
 		}
-		t.add(mark, k.ID.Short(), k.User, k.Host, stamp(k.Created))
+		t.Add(mark, k.ID.Short(), k.User, k.Host, terminal.Stamp(k.Created))
 	}
-	return t.write(a.out)
+	return t.Print(a.out)
 }
 
 // newKeyFlags say where a new password comes from.
@@ -179,7 +180,7 @@ do that only when you know that nothing is at work on the repository.`,
 				if a.flags.json {
 					return errors.Join(a.json(map[string]any{"message_type": "summary", "removed_locks": n}), err)
 				}
-				return errors.Join(a.summary("%s removed\n", plural(n, "lock", "locks")), err)
+				return errors.Join(a.summary("%s removed\n", terminal.Plural(n, "lock", "locks")), err)
 			})
 		},
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"kassett"
+	"kassett/cmd/kassett/terminal"
 	"kassett/storage"
 )
 
@@ -37,7 +38,7 @@ func (a *app) patience() (time.Duration, error) {
 	}
 	d, err := time.ParseDuration(text)
 	if err != nil || d < 0 {
-		return 0, invalid("read KASSETT_RETRY_STORAGE", safe(text), "give a duration such as 30m or 12h", err)
+		return 0, invalid("read KASSETT_RETRY_STORAGE", terminal.Safe(text), "give a duration such as 30m or 12h", err)
 	}
 	return d, nil
 }
@@ -118,7 +119,7 @@ func (o *outageTalk) tell(out storage.Outage) {
 	lasted := now.Sub(out.Since)
 	if out.Next == 0 {
 		if !o.said.IsZero() {
-			o.a.ui.say("the storage %s answers again, after %s", safe(o.where), lasted.Round(time.Second))
+			o.a.ui.Say("the storage %s answers again, after %s", terminal.Safe(o.where), lasted.Round(time.Second))
 		}
 		o.said = time.Time{}
 		return
@@ -131,6 +132,6 @@ func (o *outageTalk) tell(out storage.Outage) {
 		return
 	}
 	o.said = now
-	o.a.ui.say("the storage %s cannot be reached since %s: %s", safe(o.where), out.Since.Format(time.TimeOnly), safe(out.Err.Error()))
-	o.a.ui.say("  next try in %s; given up at %s (--retry-storage)", max(out.Next.Round(time.Second), time.Second), out.Until.Format(time.DateTime))
+	o.a.ui.Say("the storage %s cannot be reached since %s: %s", terminal.Safe(o.where), out.Since.Format(time.TimeOnly), terminal.Safe(out.Err.Error()))
+	o.a.ui.Say("  next try in %s; given up at %s (--retry-storage)", max(out.Next.Round(time.Second), time.Second), out.Until.Format(time.DateTime))
 }

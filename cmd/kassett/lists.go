@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"kassett/cmd/kassett/terminal"
 	"kassett/snapshot"
 	"kassett/source/files"
 )
@@ -152,7 +153,7 @@ func (a *app) readText(name string) (string, error) {
 		return "", err
 	}
 	if len(text) > maxList {
-		return "", invalid("read", safe(name), "name the folders, not every file", errors.New("the list is too long"))
+		return "", invalid("read", terminal.Safe(name), "name the folders, not every file", errors.New("the list is too long"))
 	}
 	return string(fromBOM(text)), nil
 }
@@ -193,7 +194,7 @@ func (t *targetFlags) read(a *app) (targets []string, err error) {
 		}
 		more, err := splitRaw(text)
 		if err != nil {
-			return nil, invalid("read list of files", safe(name), "write every name with a zero byte behind it, as find -print0 does", err)
+			return nil, invalid("read list of files", terminal.Safe(name), "write every name with a zero byte behind it, as find -print0 does", err)
 		}
 		targets = append(targets, more...)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"kassett"
+	"kassett/cmd/kassett/terminal"
 	"kassett/repo"
 	"kassett/snapshot"
 )
@@ -56,7 +57,7 @@ func (a *app) ls(ctx context.Context, r *repo.Repository, f snapshot.Filter, giv
 			MessageType string `json:"message_type"`
 		}{asJSON(sn), "snapshot"})
 	} else if !a.flags.quiet {
-		a.ui.say("snapshot %s of %s from host %s, paths %s:", sn.ID.Short(), stamp(sn.Time), safe(sn.Hostname), safe(strings.Join(sn.Paths, ", ")))
+		a.ui.Say("snapshot %s of %s from host %s, paths %s:", sn.ID.Short(), terminal.Stamp(sn.Time), terminal.Safe(sn.Hostname), terminal.Safe(strings.Join(sn.Paths, ", ")))
 	}
 	if err != nil {
 		return err
@@ -64,10 +65,10 @@ func (a *app) ls(ctx context.Context, r *repo.Repository, f snapshot.Filter, giv
 	folders := given[1:]
 	for _, dir := range folders {
 		if !strings.HasPrefix(dir, "/") {
-			return invalid("list folder", safe(dir), "write it from the root of the snapshot on: /"+safe(dir), errors.New("not an absolute path"))
+			return invalid("list folder", terminal.Safe(dir), "write it from the root of the snapshot on: /"+terminal.Safe(dir), errors.New("not an absolute path"))
 		}
 		if _, err := snapshot.Folder(ctx, r, tree, dir); err != nil {
-			return fmt.Errorf("list folder %s: %w", safe(dir), err)
+			return fmt.Errorf("list folder %s: %w", terminal.Safe(dir), err)
 		}
 	}
 	return snapshot.Walk(ctx, r, tree, func(p string, n *snapshot.Node) error {
@@ -138,7 +139,7 @@ func (a *app) node(p string, n *snapshot.Node, v lsView) error {
 		return a.json(nodeAsJSON(p, n, "node"))
 	}
 	if !v.long {
-		return a.print("%s\n", safe(p))
+		return a.print("%s\n", terminal.Safe(p))
 	}
 	return a.print("%s\n", longNode(p, n, v.human))
 }
@@ -147,11 +148,11 @@ func (a *app) node(p string, n *snapshot.Node, v lsView) error {
 func longNode(p string, n *snapshot.Node, human bool) string {
 	size := fmt.Sprintf("%12d", n.Size)
 	if human {
-		size = fmt.Sprintf("%10s", bytesText(int64(n.Size))) //nolint:gosec // a display
+		size = fmt.Sprintf("%10s", terminal.Bytes(int64(n.Size))) //nolint:gosec // a display
 	}
 	link := ""
 	if n.Type == kassett.Symlink {
-		link = " -> " + safe(n.LinkTarget)
+		link = " -> " + terminal.Safe(n.LinkTarget)
 	}
-	return fmt.Sprintf("%s %5d %5d %s %s %s%s", n.Mode, n.UID, n.GID, size, stamp(n.ModTime), safe(p), link)
+	return fmt.Sprintf("%s %5d %5d %s %s %s%s", n.Mode, n.UID, n.GID, size, terminal.Stamp(n.ModTime), terminal.Safe(p), link)
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"kassett/cmd/kassett/clinic"
 	"kassett/repo"
 )
 
@@ -122,14 +123,14 @@ func take(ts *testscript.TestScript, _ bool, args []string) {
 
 // same compares two folders by what the system says of them: same A B.
 func same(ts *testscript.TestScript, _ bool, args []string) {
-	a, err := readManifest(ts.MkAbs(args[0]))
+	a, err := clinic.Read(ts.MkAbs(args[0]))
 	ts.Check(err)
-	b, err := readManifest(ts.MkAbs(args[1]))
+	b, err := clinic.Read(ts.MkAbs(args[1]))
 	ts.Check(err)
-	for _, d := range a.compare(b) {
+	for _, d := range a.Compare(b) {
 		ts.Logf("%s", d)
 	}
-	if len(a) == 0 || len(a.compare(b)) > 0 {
+	if len(a) == 0 || len(a.Compare(b)) > 0 {
 		ts.Fatalf("%s and %s are not the same", args[0], args[1])
 	}
 }

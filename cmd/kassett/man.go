@@ -7,6 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
+
+	"kassett/cmd/kassett/terminal"
 )
 
 func (a *app) manCommand() *cobra.Command {
@@ -25,7 +27,7 @@ func (a *app) manCommand() *cobra.Command {
 			if err := doc.GenManTree(root, header, given[0]); err != nil {
 				return fmt.Errorf("write manual pages: %w", err)
 			}
-			return a.summary("manual pages written to %s\n", safe(given[0]))
+			return a.summary("manual pages written to %s\n", terminal.Safe(given[0]))
 		},
 	}
 }

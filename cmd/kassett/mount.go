@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"kassett/cmd/kassett/terminal"
 	"kassett/mount"
 	"kassett/repo"
 )
@@ -88,13 +89,13 @@ func (x *mountFlags) check(given []string) error {
 	case x.dav.address == "" && len(given) == 0:
 		return invalid(op, "", "name an empty folder, or --webdav 127.0.0.1:8080", errors.New("there is no mountpoint"))
 	case x.dav.address != "" && len(given) > 0:
-		return invalid(op, safe(given[0]), "run mount twice for both", errors.New("a mountpoint and --webdav do not go together"))
+		return invalid(op, terminal.Safe(given[0]), "run mount twice for both", errors.New("a mountpoint and --webdav do not go together"))
 	case x.dav.address == "" && (x.dav.passwordFile != "" || x.dav.cert != "" || x.dav.key != ""):
 		return invalid(op, "", "add --webdav ADDRESS or leave these flags out", errors.New("password, certificate and key are for --webdav"))
 	case x.noPermissions && !x.allowOther:
 		return invalid(op, "", "add --allow-other or leave it out", errors.New("--no-default-permissions means nothing without --allow-other"))
 	case x.time == "" || strings.HasPrefix(x.time, "/") || strings.HasSuffix(x.time, "/"):
-		return invalid(op, safe(x.time), "use a template such as 2006-01-02_15-04-05", errors.New("a time template is not empty and neither begins nor ends with a slash"))
+		return invalid(op, terminal.Safe(x.time), "use a template such as 2006-01-02_15-04-05", errors.New("a time template is not empty and neither begins nor ends with a slash"))
 	}
 	return nil
 }
@@ -104,7 +105,7 @@ func (x *mountFlags) check(given []string) error {
 func (a *app) mountpoint(given string) (string, error) {
 	at, err := filepath.Abs(given)
 	if err != nil {
-		return "", fmt.Errorf("mount at %s: %w", safe(given), err)
+		return "", fmt.Errorf("mount at %s: %w", terminal.Safe(given), err)
 	}
 	if straight, err := filepath.EvalSymlinks(at); err == nil {
 		at = straight
@@ -126,7 +127,7 @@ func (a *app) mountpoint(given string) (string, error) {
 		}
 	}
 	if inside(dir, at) || inside(at, dir) {
-		return "", invalid("mount at", safe(at), "mount at a folder outside of the repository", errors.New("the mount would hide the repository that it reads"))
+		return "", invalid("mount at", terminal.Safe(at), "mount at a folder outside of the repository", errors.New("the mount would hide the repository that it reads"))
 	}
 	return at, nil
 }
@@ -218,7 +219,7 @@ func (a *app) serving(event, at string, lines ...string) error {
 		return nil
 	}
 	for _, l := range lines {
-		a.ui.line(safe(l))
+		a.ui.Line(terminal.Safe(l))
 	}
 	return nil
 }

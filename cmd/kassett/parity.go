@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"kassett"
+	"kassett/cmd/kassett/terminal"
 	"kassett/repo"
 	"kassett/repo/parity"
 )
@@ -25,7 +26,7 @@ Say once how much of it there shall be, as in kassett parity set 5%. From then
 on every command that adds or removes something keeps it up to date.`,
 		Args: args(1, -1, "set, update or show"),
 		RunE: func(cmd *cobra.Command, given []string) error {
-			return invalid("parity", safe(given[0]), "use kassett parity set, parity update or parity show", errors.New("there is no such command"))
+			return invalid("parity", terminal.Safe(given[0]), "use kassett parity set, parity update or parity show", errors.New("there is no such command"))
 		},
 	}
 	cmd.AddCommand(a.paritySetCommand(), a.parityUpdateCommand(), a.parityShowCommand())
@@ -108,11 +109,11 @@ func (a *app) parityShown(o parity.Overhead, st parity.Status) error {
 	if o > 0 {
 		wanted = o.String() + " is wanted"
 	}
-	err := a.print("%s of parity in %s; %s\n%s with %s protected, %s with %s not\n", bytesText(st.ParityBytes), plural(st.Sets, "file", "files"), wanted,
-		plural(st.Files, "file", "files"), bytesText(st.Bytes), plural(st.BareFiles, "file", "files"), bytesText(st.BareBytes))
+	err := a.print("%s of parity in %s; %s\n%s with %s protected, %s with %s not\n", terminal.Bytes(st.ParityBytes), terminal.Plural(st.Sets, "file", "files"), wanted,
+		terminal.Plural(st.Files, "file", "files"), terminal.Bytes(st.Bytes), terminal.Plural(st.BareFiles, "file", "files"), terminal.Bytes(st.BareBytes))
 	if st.Hurt > 0 {
 		err = errors.Join(err, &kassett.Error{
-			Op: "show parity", Kind: kassett.Corrupt, Err: errors.New(plural(st.Hurt, "protected file is", "protected files are") + " not there or not of the right length"),
+			Op: "show parity", Kind: kassett.Corrupt, Err: errors.New(terminal.Plural(st.Hurt, "protected file is", "protected files are") + " not there or not of the right length"),
 			Hint: "run kassett repair parity",
 		})
 	}
@@ -154,7 +155,7 @@ func (a *app) parityUpdate(ctx context.Context, r *repo.Repository, asked bool) 
 	if o == 0 {
 		n, err := k.Clear(ctx)
 		stop()
-		return errors.Join(a.summary("%s removed; no more is made\n", plural(n, "parity file", "parity files")), err)
+		return errors.Join(a.summary("%s removed; no more is made\n", terminal.Plural(n, "parity file", "parity files")), err)
 	}
 	st, err := k.Update(ctx)
 	stop()
@@ -163,7 +164,7 @@ func (a *app) parityUpdate(ctx context.Context, r *repo.Repository, asked bool) 
 	}
 	if st.Damaged > 0 {
 		err = &kassett.Error{
-			Op: "make parity", Kind: kassett.Corrupt, Err: errors.New(plural(st.Damaged, "file is", "files are") + " damaged, named above"),
+			Op: "make parity", Kind: kassett.Corrupt, Err: errors.New(terminal.Plural(st.Damaged, "file is", "files are") + " damaged, named above"),
 			Hint: "run kassett repair parity; what it cannot mend, kassett check --read-data names with the next step",
 		}
 	}
@@ -177,11 +178,11 @@ func (a *app) parityUpdate(ctx context.Context, r *repo.Repository, asked bool) 
 		}{"summary", st}), err)
 	}
 	if asked || st.Made > 0 {
-		err = errors.Join(a.summary("parity: %s made (%s for %s), %s removed; %s protected\n", plural(st.Made, "set", "sets"),
-			bytesText(st.Written), bytesText(st.Read), count(st.Removed), plural(st.Protects, "file", "files")), err)
+		err = errors.Join(a.summary("parity: %s made (%s for %s), %s removed; %s protected\n", terminal.Plural(st.Made, "set", "sets"),
+			terminal.Bytes(st.Written), terminal.Bytes(st.Read), terminal.Count(st.Removed), terminal.Plural(st.Protects, "file", "files")), err)
 	}
 	if st.Kept > 0 && a.flags.verbose > 0 {
-		a.ui.say("kassett: %s superseded, but this storage does not let us remove them", plural(st.Kept, "parity file is", "parity files are"))
+		a.ui.Say("kassett: %s superseded, but this storage does not let us remove them", terminal.Plural(st.Kept, "parity file is", "parity files are"))
 	}
 	return err
 }
@@ -268,7 +269,7 @@ func (a *app) repairParity(ctx context.Context, o parity.RepairOptions, packs []
 		for _, s := range packs {
 			id, err := kassett.ParseID(s)
 			if err != nil {
-				return invalid("repair parity", safe(s), "give the whole IDs of packs, as kassett check names them", err)
+				return invalid("repair parity", terminal.Safe(s), "give the whole IDs of packs, as kassett check names them", err)
 			}
 			o.Only = append(o.Only, kassett.Handle{Kind: kassett.PackFile, ID: id})
 		}
@@ -318,15 +319,15 @@ func (a *app) parityOutcome(out parity.Outcome, dryRun bool) {
 	}
 	switch {
 	case out.Kind == 0 && dryRun:
-		a.ui.say("%s: %s; it would be made anew", out.What, safe(out.Fault.Error()))
+		a.ui.Say("%s: %s; it would be made anew", out.What, terminal.Safe(out.Fault.Error()))
 	case out.Kind == 0:
-		a.ui.say("%s: %s; removed, to be made anew", out.What, safe(out.Fault.Error()))
+		a.ui.Say("%s: %s; removed, to be made anew", out.What, terminal.Safe(out.Fault.Error()))
 	case dryRun:
-		a.ui.say("%s: %s; parity can repair it", out.What, safe(out.Fault.Error()))
+		a.ui.Say("%s: %s; parity can repair it", out.What, terminal.Safe(out.Fault.Error()))
 	case out.Aside != "":
-		a.ui.say("%s: %s; repaired (the damaged bytes are in kassett/%s)", out.What, safe(out.Fault.Error()), out.Aside)
+		a.ui.Say("%s: %s; repaired (the damaged bytes are in kassett/%s)", out.What, terminal.Safe(out.Fault.Error()), out.Aside)
 	default:
-		a.ui.say("%s: %s; repaired", out.What, safe(out.Fault.Error()))
+		a.ui.Say("%s: %s; repaired", out.What, terminal.Safe(out.Fault.Error()))
 	}
 }
 
@@ -338,8 +339,8 @@ func (a *app) parityRepaired(st parity.RepairStats, dryRun bool) error {
 			parity.RepairStats
 		}{"summary", dryRun, st})
 	}
-	return a.summary("%s with %s read; %s damaged or missing, %s repaired\n", plural(st.Read, "file", "files"), bytesText(st.Bytes),
-		count(st.Damaged), count(st.Repaired))
+	return a.summary("%s with %s read; %s damaged or missing, %s repaired\n", terminal.Plural(st.Read, "file", "files"), terminal.Bytes(st.Bytes),
+		terminal.Count(st.Damaged), terminal.Count(st.Repaired))
 }
 
 // parityFirst makes packs again from parity, as far as it can, and returns the

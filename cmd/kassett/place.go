@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"kassett"
+	"kassett/cmd/kassett/terminal"
 )
 
 // place says where a repository is and how it opens, as flags give it. What
@@ -162,9 +163,9 @@ var errNotSame = invalid("read password", "", "run the command again and type th
 
 // ask reads one line from the terminal without showing it.
 func (a *app) ask(ctx context.Context, prompt string) ([]byte, error) {
-	a.ui.prompt(prompt)
+	a.ui.Prompt(prompt)
 	line, err := a.readPassword(ctx)
-	a.ui.prompt("\n")
+	a.ui.Prompt("\n")
 	if err != nil {
 		return nil, fmt.Errorf("read password from the terminal: %w", err)
 	}
@@ -191,12 +192,12 @@ func passwordFromCommand(ctx context.Context, line string) ([]byte, error) {
 	out, err := cmd.Output()
 	if err != nil {
 		return nil, &kassett.Error{
-			Op: "run password command", What: safe(words[0]), Kind: kassett.Invalid, Err: err,
+			Op: "run password command", What: terminal.Safe(words[0]), Kind: kassett.Invalid, Err: err,
 			Hint: "run the command by hand: it must print the password and end with exit code 0",
 		}
 	}
 	if len(out) > maxSecret {
-		return nil, invalid("run password command", safe(words[0]), "it must print the password and nothing else", errors.New("it printed too much"))
+		return nil, invalid("run password command", terminal.Safe(words[0]), "it must print the password and nothing else", errors.New("it printed too much"))
 	}
 	return notEmpty(bytes.TrimSpace(out))
 }

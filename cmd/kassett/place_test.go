@@ -74,14 +74,14 @@ func TestPasswordIsTypedTwiceWhenNew(t *testing.T) {
 		"empty": {[]string{""}, ""},
 	} {
 		e := typed(c.lines...)
-		a := &app{env: e, ui: newUI(e)}
+		a := &app{env: e, ui: newVoice(e)}
 		pw, err := a.firstPassword(t.Context(), place{})
 		if string(pw) != c.want || (err == nil) != (c.want != "") {
 			t.Errorf("%s: %q, %v", name, pw, err)
 		}
 	}
 	e := typed("once")
-	a := &app{env: e, ui: newUI(e)}
+	a := &app{env: e, ui: newVoice(e)}
 	if pw, err := a.password(t.Context(), place{}); err != nil || string(pw) != "once" {
 		t.Errorf("a password that exists: %q, %v", pw, err)
 	}

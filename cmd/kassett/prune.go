@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"kassett"
+	"kassett/cmd/kassett/terminal"
 	"kassett/prune"
 	"kassett/repo"
 )
@@ -110,7 +111,7 @@ func (a *app) prune(ctx context.Context, r *repo.Repository, p *pruneFlags) erro
 	o.Progress = new(kassett.Progress)
 	o.Notice = func(msg string) { a.notice("", errors.New(msg)) }
 	o.Lock.Waiting = func(by repo.LockInfo) {
-		a.notice("", fmt.Errorf("waiting for %s, seen at %s", by.Holder(), stamp(by.Time)))
+		a.notice("", fmt.Errorf("waiting for %s, seen at %s", by.Holder(), terminal.Stamp(by.Time)))
 	}
 	stop := a.watch(o.Progress)
 	done, err := prune.Run(ctx, r, o)
@@ -138,7 +139,7 @@ func (a *app) prune(ctx context.Context, r *repo.Repository, p *pruneFlags) erro
 
 func (a *app) pruneSummary(done *prune.Result, o prune.Options) error {
 	s := done.PruneStats
-	size := func(n uint64) string { return bytesText(int64(n)) } //nolint:gosec // a display
+	size := func(n uint64) string { return terminal.Bytes(int64(n)) } //nolint:gosec // a display
 	removed, rewritten := "removed", "written anew"
 	switch {
 	case o.DryRun:
@@ -147,9 +148,9 @@ func (a *app) pruneSummary(done *prune.Result, o prune.Options) error {
 		removed = "marked, to be removed by a later kassett prune"
 	}
 	return errors.Join(
-		a.summary("needed  %s in %s\n", size(s.Bytes.Used), plural(s.Blobs.Used, "blob", "blobs")),
+		a.summary("needed  %s in %s\n", size(s.Bytes.Used), terminal.Plural(s.Blobs.Used, "blob", "blobs")),
 		a.summary("%s %s; %s with %s %s\n", size(s.Bytes.RemoveTotal), removed,
-			plural(s.Packs.Repack, "pack", "packs"), size(s.Bytes.Repack), rewritten),
+			terminal.Plural(s.Packs.Repack, "pack", "packs"), size(s.Bytes.Repack), rewritten),
 		a.summary("left    %s, of which nobody needs %s\n", size(s.Bytes.Remaining), size(s.Bytes.RemainingUnused)),
 		a.sparedSummary(done.Swept.Spared),
 		a.heldSummary(cmp.Or(done.Swept.Held, s.Held)),
@@ -162,7 +163,7 @@ func (a *app) heldSummary(h repo.Held) error {
 		return nil
 	}
 	return a.summary("%s, the last until %s: object lock; a later kassett prune removes them\n",
-		plural(h.Packs, "of these packs stays", "of these packs stay"), stamp(h.Until))
+		terminal.Plural(h.Packs, "of these packs stays", "of these packs stay"), terminal.Stamp(h.Until))
 }
 
 // sparedSummary tells of packs that a backup came to need meanwhile.
@@ -170,5 +171,5 @@ func (a *app) sparedSummary(n int) error {
 	if n == 0 {
 		return nil
 	}
-	return a.summary("%s stayed: a backup began to need them before they could be removed\n", plural(n, "marked pack", "marked packs"))
+	return a.summary("%s stayed: a backup began to need them before they could be removed\n", terminal.Plural(n, "marked pack", "marked packs"))
 }

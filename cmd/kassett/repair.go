@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"kassett"
+	"kassett/cmd/kassett/terminal"
 	"kassett/repo"
 	"kassett/snapshot"
 )
@@ -25,7 +26,7 @@ Where somebody has deleted or replaced files of a bucket that keeps versions,
 repair versions comes first.`,
 		Args: args(1, -1, "parity, index, packs, snapshots or versions"),
 		RunE: func(cmd *cobra.Command, given []string) error {
-			return invalid("repair", safe(given[0]), "use kassett repair parity, repair index, repair packs, repair snapshots or repair versions", errors.New("that cannot be repaired"))
+			return invalid("repair", terminal.Safe(given[0]), "use kassett repair parity, repair index, repair packs, repair snapshots or repair versions", errors.New("that cannot be repaired"))
 		},
 	}
 	cmd.AddCommand(a.repairParityCommand(), a.repairIndexCommand(), a.repairPacksCommand(), a.repairSnapshotsCommand(), a.repairVersionsCommand())
@@ -66,7 +67,7 @@ parity can make again lose nothing: they are repaired so instead.`,
 				for _, s := range given {
 					id, err := r.Resolve(ctx, kassett.PackFile, s)
 					if err != nil {
-						return fmt.Errorf("find pack %s: %w", safe(s), err)
+						return fmt.Errorf("find pack %s: %w", terminal.Safe(s), err)
 					}
 					ids = append(ids, id)
 				}
@@ -96,10 +97,10 @@ func (a *app) repaired(stats repo.RepairStats, err error) error {
 		}{"summary", stats}), err)
 	}
 	told := a.summary("%s read, %s added to the index, %s dropped; %s saved, %s lost; %s replaced\n",
-		plural(stats.PacksRead, "pack", "packs"), count(stats.PacksAdded), count(stats.PacksDropped),
-		plural(stats.Salvaged, "blob", "blobs"), count(stats.Lost), plural(stats.IndexFiles, "index file", "index files"))
+		terminal.Plural(stats.PacksRead, "pack", "packs"), terminal.Count(stats.PacksAdded), terminal.Count(stats.PacksDropped),
+		terminal.Plural(stats.Salvaged, "blob", "blobs"), terminal.Count(stats.Lost), terminal.Plural(stats.IndexFiles, "index file", "index files"))
 	if err == nil && stats.Lost > 0 && !a.flags.quiet {
-		a.ui.line("kassett: next: run kassett repair snapshots, and kassett backup where the files still are")
+		a.ui.Line("kassett: next: run kassett repair snapshots, and kassett backup where the files still are")
 	}
 	return errors.Join(told, err)
 }
@@ -163,11 +164,11 @@ func (a *app) replaced(rep snapshot.Replaced, dryRun bool) {
 	switch {
 	case a.flags.quiet:
 	case dryRun:
-		a.ui.say("snapshot %s would be written anew", rep.Old.Short())
+		a.ui.Say("snapshot %s would be written anew", rep.Old.Short())
 	case rep.New.IsZero():
-		a.ui.say("snapshot %s removed, nothing is left of it", rep.Old.Short())
+		a.ui.Say("snapshot %s removed, nothing is left of it", rep.Old.Short())
 	default:
-		a.ui.say("snapshot %s is now %s", rep.Old.Short(), rep.New.Short())
+		a.ui.Say("snapshot %s is now %s", rep.Old.Short(), rep.New.Short())
 	}
 }
 
@@ -184,7 +185,7 @@ func (a *app) changed(n int, dryRun bool, err error) error {
 		}{"summary", n, dryRun})
 	}
 	if dryRun {
-		return a.summary("dry run: %s would change\n", plural(n, "snapshot", "snapshots"))
+		return a.summary("dry run: %s would change\n", terminal.Plural(n, "snapshot", "snapshots"))
 	}
-	return a.summary("%s changed\n", plural(n, "snapshot", "snapshots"))
+	return a.summary("%s changed\n", terminal.Plural(n, "snapshot", "snapshots"))
 }

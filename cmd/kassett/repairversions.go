@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"kassett"
+	"kassett/cmd/kassett/terminal"
 	"kassett/repo"
 	"kassett/repo/versions"
 )
@@ -78,7 +79,7 @@ func (a *app) repairVersions(ctx context.Context, o versions.Options) (err error
 	stats, err := versions.Repair(ctx, st, o)
 	stop()
 	if named > namedVersions && !a.flags.json && !a.flags.quiet {
-		a.ui.say("and %s more", count(named-namedVersions))
+		a.ui.Say("and %s more", terminal.Count(named-namedVersions))
 	}
 	if err != nil {
 		if stopped(ctx) {
@@ -112,11 +113,11 @@ func (a *app) versionFinding(f versions.Finding, dryRun bool) {
 	}
 	switch f.Fate {
 	case versions.Deleted, versions.Replaced:
-		a.ui.say("%s was %s at %s: %s", f.StoredName, f.Fate, stamp(f.At), back)
+		a.ui.Say("%s was %s at %s: %s", f.StoredName, f.Fate, terminal.Stamp(f.At), back)
 	case versions.New:
-		a.ui.say("%s came at %s: it is left as it is; --hide-new hides it", f.StoredName, stamp(f.At))
+		a.ui.Say("%s came at %s: it is left as it is; --hide-new hides it", f.StoredName, terminal.Stamp(f.At))
 	case versions.Hidden:
-		a.ui.say("%s came at %s: it is hidden", f.StoredName, stamp(f.At))
+		a.ui.Say("%s came at %s: it is hidden", f.StoredName, terminal.Stamp(f.At))
 	case versions.Lost:
 		a.warn(f.String(), fmt.Errorf("it cannot be brought back: %w", f.Err))
 	}
@@ -136,22 +137,22 @@ func (a *app) versionSummary(s versions.Stats, o versions.Options) error {
 		back = "can be brought back"
 	}
 	err := a.summary("%s looked at, %s as they were; %s: %s deleted, %s replaced; %s lost\n",
-		plural(s.Files, "file", "files"), count(s.Untouched), back, count(s.Deleted), count(s.Replaced), count(s.Lost))
+		terminal.Plural(s.Files, "file", "files"), terminal.Count(s.Untouched), back, terminal.Count(s.Deleted), terminal.Count(s.Replaced), terminal.Count(s.Lost))
 	if !s.First.IsZero() {
-		err = errors.Join(err, a.summary("the changes were made from %s to %s\n", stamp(s.First), stamp(s.Last)))
+		err = errors.Join(err, a.summary("the changes were made from %s to %s\n", terminal.Stamp(s.First), terminal.Stamp(s.Last)))
 	}
 	if s.New > 0 {
-		err = errors.Join(err, a.summary("%s came after %s; hidden: %s\n", plural(s.New, "file", "files"), stamp(o.Before), count(s.Hidden)))
+		err = errors.Join(err, a.summary("%s came after %s; hidden: %s\n", terminal.Plural(s.New, "file", "files"), terminal.Stamp(o.Before), terminal.Count(s.Hidden)))
 	}
 	if a.flags.quiet {
 		return err
 	}
 	if o.Before.IsZero() && s.Later > 0 {
-		a.ui.say("kassett: %s stored after the first change, by honest backups or by whoever made the changes; "+
-			"--before names a moment, and then all that came later", plural(s.Later, "index file, snapshot or key was", "index files, snapshots and keys were"))
+		a.ui.Say("kassett: %s stored after the first change, by honest backups or by whoever made the changes; "+
+			"--before names a moment, and then all that came later", terminal.Plural(s.Later, "index file, snapshot or key was", "index files, snapshots and keys were"))
 	}
 	if !o.DryRun && s.Deleted+s.Replaced+s.Hidden > 0 {
-		a.ui.line("kassett: next: run kassett unlock, then kassett check --read-data")
+		a.ui.Line("kassett: next: run kassett unlock, then kassett check --read-data")
 	}
 	return err
 }
@@ -162,7 +163,7 @@ func lostVersions(s versions.Stats) error {
 		return nil
 	}
 	return &kassett.Error{
-		Op: "repair versions", Kind: kassett.Corrupt, Err: fmt.Errorf("%s cannot be brought back", plural(s.Lost, "file", "files")),
+		Op: "repair versions", Kind: kassett.Corrupt, Err: fmt.Errorf("%s cannot be brought back", terminal.Plural(s.Lost, "file", "files")),
 		Hint: "run kassett check: it says which repair comes next for what is lost",
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"kassett"
+	"kassett/cmd/kassett/terminal"
 	"kassett/repo"
 	"kassett/snapshot"
 	"kassett/source/files"
@@ -106,7 +107,7 @@ func (a *app) findTree(ctx context.Context, r *repo.Repository, f snapshot.Filte
 	if sub != "" {
 		tree, err = snapshot.Folder(ctx, r, sn.Tree, sub)
 		if err != nil {
-			return nil, kassett.ID{}, fmt.Errorf("find folder %s in snapshot %s: %w", safe(sub), sn.ID.Short(), err)
+			return nil, kassett.ID{}, fmt.Errorf("find folder %s in snapshot %s: %w", terminal.Safe(sub), sn.ID.Short(), err)
 		}
 	}
 	return sn, tree, nil
@@ -130,7 +131,7 @@ func (a *app) restoreTree(ctx context.Context, r *repo.Repository, x *restoreFla
 		o.Event = func(e snapshot.RestoreEvent) { a.restoreEvent(e, o.DryRun) }
 	}
 	if !a.flags.json && !a.flags.quiet {
-		a.ui.say("restoring snapshot %s of %s to %s", sn.ID.Short(), stamp(sn.Time), safe(x.target))
+		a.ui.Say("restoring snapshot %s of %s to %s", sn.ID.Short(), terminal.Stamp(sn.Time), terminal.Safe(x.target))
 	}
 	if !sn.Complete() {
 		a.notice("snapshot "+sn.ID.Short(), errors.New("something was missing when it was made; it is tagged "+snapshot.TagIncomplete))
@@ -158,14 +159,14 @@ func (a *app) restoreTree(ctx context.Context, r *repo.Repository, x *restoreFla
 		did = "would restore"
 	}
 	var line strings.Builder
-	fmt.Fprintf(&line, "%s %s (%s), %s and %s in %s", did, plural(stats.Files, "file", "files"), bytesText(int64(stats.Bytes)),
-		plural(stats.Dirs, "folder", "folders"), plural(stats.Others, "other thing", "other things"), clock(took))
+	fmt.Fprintf(&line, "%s %s (%s), %s and %s in %s", did, terminal.Plural(stats.Files, "file", "files"), terminal.Bytes(int64(stats.Bytes)),
+		terminal.Plural(stats.Dirs, "folder", "folders"), terminal.Plural(stats.Others, "other thing", "other things"), terminal.Clock(took))
 	for _, more := range []struct {
 		n    uint64
 		word string
 	}{{stats.Unchanged, "were right already"}, {stats.Skipped, "left as they were"}, {stats.Deleted, "deleted"}, {stats.Verified, "read back and compared"}} {
 		if more.n > 0 {
-			fmt.Fprintf(&line, "; %s %s", count(more.n), more.word)
+			fmt.Fprintf(&line, "; %s %s", terminal.Count(more.n), more.word)
 		}
 	}
 	return errors.Join(a.summary("%s\n", line.String()), err)
@@ -193,7 +194,7 @@ func (a *app) restoreEvent(e snapshot.RestoreEvent, dryRun bool) {
 				snapshot.Deleted: "would delete", snapshot.Unchanged: "right already",
 			}[e.Action]
 		}
-		a.ui.say("%-9s %s", did, safe(e.Path))
+		a.ui.Say("%-9s %s", did, terminal.Safe(e.Path))
 	}
 }
 

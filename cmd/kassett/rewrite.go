@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"kassett"
+	"kassett/cmd/kassett/terminal"
 	"kassett/repo"
 	"kassett/snapshot"
 )
@@ -64,7 +65,7 @@ func (a *app) rewrite(ctx context.Context, r *repo.Repository, o snapshot.Rewrit
 	if a.flags.verbose > 0 || o.DryRun {
 		o.Removed = func(path string) {
 			if !a.flags.json && !a.flags.quiet {
-				a.ui.say("without   %s", safe(path))
+				a.ui.Say("without   %s", terminal.Safe(path))
 			}
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"kassett"
+	"kassett/cmd/kassett/terminal"
 )
 
 // version is set by the linker: -X main.version=1.2.3.
@@ -28,8 +29,13 @@ type app struct {
 	// straight says that the command looks at the storage itself, past any
 	// copy on this machine: check, and whatever repairs.
 	straight bool
-	out      *results // its first error stops the command
-	ui       *ui      // talk
+	out      *results        // its first error stops the command
+	ui       *terminal.Voice // talk
+}
+
+// newVoice returns the voice for talk on stderr.
+func newVoice(e env) *terminal.Voice {
+	return terminal.NewVoice(e.stderr, e.stderrTerminal, e.width)
 }
 
 // globals are the flags that every command has.
@@ -51,7 +57,7 @@ type globals struct {
 // run runs the program and returns its exit code. When ctx ends, work stops
 // where it is safe and the code is 130.
 func run(ctx context.Context, e env) int {
-	a := &app{env: e, out: newResults(e.stdout), ui: newUI(e)}
+	a := &app{env: e, out: newResults(e.stdout), ui: newVoice(e)}
 	defer a.profile()()
 	root := a.root()
 	root.SetArgs(e.args)
@@ -95,7 +101,7 @@ KASSETT_REPOSITORY, KASSETT_PASSWORD_FILE, KASSETT_PASSWORD_COMMAND.`,
 				hint = "did you mean: kassett " + strings.Join(near, ", kassett ") + "?"
 			}
 			return &kassett.Error{
-				Op: "run command", What: safe(args[0]), Kind: kassett.Invalid,
+				Op: "run command", What: terminal.Safe(args[0]), Kind: kassett.Invalid,
 				Hint: hint, Err: errors.New("there is no such command"),
 			}
 		},

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"kassett/cmd/kassett/clinic"
 	"kassett/storage/s3/s3test"
 	"kassett/storage/storagetest"
 )
@@ -40,15 +41,15 @@ func (b *bucket) with(env ...string) *bucket {
 // wantSame compares two folders.
 func wantSame(t *testing.T, a, b string) {
 	t.Helper()
-	x, err := readManifest(a)
+	x, err := clinic.Read(a)
 	if err != nil {
 		t.Fatal(err)
 	}
-	y, err := readManifest(b)
+	y, err := clinic.Read(b)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := x.compare(y); len(x) == 0 || len(diff) > 0 {
+	if diff := x.Compare(y); len(x) == 0 || len(diff) > 0 {
 		t.Errorf("%s and %s are not the same: %v", a, b, diff)
 	}
 }

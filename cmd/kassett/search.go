@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"kassett"
+	"kassett/cmd/kassett/terminal"
 	"kassett/repo"
 	"kassett/search"
 	"kassett/snapshot"
@@ -45,7 +46,7 @@ looks for patterns instead, and reads all snapshots each time.`,
 					return told == nil
 				})
 				if more && !a.flags.json && !a.flags.quiet {
-					a.ui.say("kassett: there is more; --limit 0 shows all")
+					a.ui.Say("kassett: there is more; --limit 0 shows all")
 				}
 				return a.endSearch(n, given[0], errors.Join(err, told))
 			})
@@ -115,7 +116,7 @@ func (a *app) endSearch(n int, what string, err error) error {
 		return err
 	}
 	return &kassett.Error{
-		Op: "search", What: safe(what), Kind: kassett.NotFound, Err: errors.New("no snapshot has it"),
+		Op: "search", What: terminal.Safe(what), Kind: kassett.NotFound, Err: errors.New("no snapshot has it"),
 		Hint: "try a shorter part of the name; kassett snapshots lists what there is",
 	}
 }
@@ -175,17 +176,17 @@ func (a *app) found(res *search.Result) error {
 	if newest.Type == kassett.Dir {
 		what = append(what, "folder")
 	} else {
-		what = append(what, bytesText(int64(min(newest.Size, 1<<62)))) //nolint:gosec // bounded
+		what = append(what, terminal.Bytes(int64(min(newest.Size, 1<<62)))) //nolint:gosec // bounded
 		if n := len(res.Versions); n > 1 {
-			what = append(what, plural(n, "version", "versions"))
+			what = append(what, terminal.Plural(n, "version", "versions"))
 		}
 	}
 	if first.ID == last.ID {
-		what = append(what, fmt.Sprintf("only in %s of %s", first.ID.Short(), stamp(first.Time)))
+		what = append(what, fmt.Sprintf("only in %s of %s", first.ID.Short(), terminal.Stamp(first.Time)))
 	} else {
-		what = append(what, fmt.Sprintf("from %s of %s to %s of %s", first.ID.Short(), stamp(first.Time), last.ID.Short(), stamp(last.Time)))
+		what = append(what, fmt.Sprintf("from %s of %s to %s of %s", first.ID.Short(), terminal.Stamp(first.Time), last.ID.Short(), terminal.Stamp(last.Time)))
 	}
-	return errors.Join(a.print("%s\n    %s, host %s\n", safe(res.Path), strings.Join(what, ", "), safe(res.Host)), a.out.Flush())
+	return errors.Join(a.print("%s\n    %s, host %s\n", terminal.Safe(res.Path), strings.Join(what, ", "), terminal.Safe(res.Host)), a.out.Flush())
 }
 
 // history prints the versions of one file.
@@ -193,21 +194,21 @@ func (a *app) history(res *search.Result) error {
 	if a.flags.json {
 		return a.resultAsJSON(res)
 	}
-	err := a.print("%s, host %s, paths %s\n", safe(res.Path), safe(res.Host), safe(strings.Join(res.Paths, ", ")))
+	err := a.print("%s, host %s, paths %s\n", terminal.Safe(res.Path), terminal.Safe(res.Host), terminal.Safe(strings.Join(res.Paths, ", ")))
 	for _, v := range res.Versions {
 		what := "folder"
 		switch v.Type {
 		case kassett.Dir:
 		case kassett.File:
-			what = bytesText(int64(min(v.Size, 1<<62))) //nolint:gosec // bounded
+			what = terminal.Bytes(int64(min(v.Size, 1<<62))) //nolint:gosec // bounded
 		default:
 			what = string(v.Type)
 		}
-		line := fmt.Sprintf("  changed %s  %-10s  %s", stamp(v.ModTime), what, plural(v.Snapshots, "snapshot", "snapshots"))
+		line := fmt.Sprintf("  changed %s  %-10s  %s", terminal.Stamp(v.ModTime), what, terminal.Plural(v.Snapshots, "snapshot", "snapshots"))
 		if v.First.ID == v.Last.ID {
-			line += fmt.Sprintf(": %s of %s", v.First.ID.Short(), stamp(v.First.Time))
+			line += fmt.Sprintf(": %s of %s", v.First.ID.Short(), terminal.Stamp(v.First.Time))
 		} else {
-			line += fmt.Sprintf(": %s of %s to %s of %s", v.First.ID.Short(), stamp(v.First.Time), v.Last.ID.Short(), stamp(v.Last.Time))
+			line += fmt.Sprintf(": %s of %s to %s of %s", v.First.ID.Short(), terminal.Stamp(v.First.Time), v.Last.ID.Short(), terminal.Stamp(v.Last.Time))
 		}
 		err = errors.Join(err, a.print("%s\n", line))
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"kassett"
+	"kassett/cmd/kassett/terminal"
 	"kassett/repo/record"
 	"kassett/storage/local"
 	"kassett/storage/rest"
@@ -136,13 +137,13 @@ func (f *serveFlags) folder() (string, error) {
 	switch fi, err := os.Stat(data); {
 	case errors.Is(err, fs.ErrNotExist):
 		return "", &kassett.Error{
-			Op: "serve storage", What: safe(data), Kind: kassett.NotFound, Err: errors.New("no such folder"),
+			Op: "serve storage", What: terminal.Safe(data), Kind: kassett.NotFound, Err: errors.New("no such folder"),
 			Hint: "check that the disk is mounted; or make the folder, for the user that runs the server only",
 		}
 	case err != nil:
 		return "", err
 	case !fi.IsDir():
-		return "", invalid("serve storage", safe(data), "name a folder", errors.New("it is a file"))
+		return "", invalid("serve storage", terminal.Safe(data), "name a folder", errors.New("it is a file"))
 	}
 	return data, nil
 }
@@ -157,7 +158,7 @@ func (f *serveFlags) tls() (*tls.Config, error) {
 	}
 	pair, err := tls.LoadX509KeyPair(f.cert, f.key)
 	if err != nil {
-		return nil, invalid("read certificate", safe(f.cert), "name PEM files: the certificate with those above it, and its key", err)
+		return nil, invalid("read certificate", terminal.Safe(f.cert), "name PEM files: the certificate with those above it, and its key", err)
 	}
 	c := &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
 	if f.clientCA == "" {
@@ -169,7 +170,7 @@ func (f *serveFlags) tls() (*tls.Config, error) {
 	}
 	c.ClientAuth, c.ClientCAs = tls.VerifyClientCertIfGiven, x509.NewCertPool()
 	if !c.ClientCAs.AppendCertsFromPEM(text) {
-		return nil, invalid("read the authority of clients from", safe(f.clientCA), "name a file in PEM form", errors.New("no certificate is in it"))
+		return nil, invalid("read the authority of clients from", terminal.Safe(f.clientCA), "name a file in PEM form", errors.New("no certificate is in it"))
 	}
 	return c, nil
 }
@@ -179,14 +180,14 @@ func (f *serveFlags) tls() (*tls.Config, error) {
 func (f *serveFlags) open(ctx context.Context, encrypted bool) (net.Listener, error) {
 	host, port, err := net.SplitHostPort(f.listen)
 	if err != nil {
-		return nil, invalid("serve storage at", safe(f.listen), "give an address and a port, as 127.0.0.1:8000 or :8000 for all addresses", err)
+		return nil, invalid("serve storage at", terminal.Safe(f.listen), "give an address and a port, as 127.0.0.1:8000 or :8000 for all addresses", err)
 	}
 	if host == "localhost" {
 		host = "127.0.0.1"
 	}
 	if ip := net.ParseIP(host); !encrypted && !f.noTLS && (ip == nil || !ip.IsLoopback()) {
 		return nil, &kassett.Error{
-			Op: "serve storage at", What: safe(f.listen), Kind: kassett.Denied,
+			Op: "serve storage at", What: terminal.Safe(f.listen), Kind: kassett.Denied,
 			Err:  errors.New("passwords would cross the network in plain text"),
 			Hint: "give --tls-cert and --tls-key; or --no-tls if something in front of the server encrypts",
 		}
@@ -194,7 +195,7 @@ func (f *serveFlags) open(ctx context.Context, encrypted bool) (net.Listener, er
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort(host, port))
 	if err != nil {
 		return nil, &kassett.Error{
-			Op: "serve storage at", What: safe(f.listen), Kind: kassett.Denied, Err: err,
+			Op: "serve storage at", What: terminal.Safe(f.listen), Kind: kassett.Denied, Err: err,
 			Hint: "use another port; another program may use this one",
 		}
 	}
@@ -257,14 +258,14 @@ func readClients(name string) (*rest.Clients, error) {
 	f, err := os.Open(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, &kassett.Error{
-			Op: "read clients", What: safe(name), Kind: kassett.NotFound, Err: errors.New("no such file"),
+			Op: "read clients", What: terminal.Safe(name), Kind: kassett.NotFound, Err: errors.New("no such file"),
 			Hint: "make it with: kassett serve client add NAME --clients " + name,
 		}
 	} else if err != nil {
 		return nil, fmt.Errorf("read clients: %w", err)
 	}
 	defer func() { _ = f.Close() }() // it was only read
-	return rest.ReadClients(f, safe(name))
+	return rest.ReadClients(f, terminal.Safe(name))
 }
 
 // servedFolders is the folder below which a server's repositories rest.

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"kassett"
+	"kassett/cmd/kassett/terminal"
 	"kassett/storage/rest"
 )
 
@@ -63,16 +64,16 @@ restic.`,
 				c.Paths = []string{c.Name}
 			}
 			if c.Rights, err = rest.ParseRights(rights); err != nil {
-				return invalid("add client", safe(c.Name), "", err)
+				return invalid("add client", terminal.Safe(c.Name), "", err)
 			}
 			if quota != "" {
 				if c.Quota, err = rest.ParseSize(quota); err != nil {
-					return invalid("add client", safe(c.Name), "", err)
+					return invalid("add client", terminal.Safe(c.Name), "", err)
 				}
 			}
 			if floor != "" {
 				if c.Floor, err = rest.ParseFloor(floor); err != nil {
-					return invalid("add client", safe(c.Name), "", err)
+					return invalid("add client", terminal.Safe(c.Name), "", err)
 				}
 			}
 			return a.addClient(cmd.Context(), file, &c, !noPassword)
@@ -91,21 +92,21 @@ restic.`,
 
 func (a *app) addClient(ctx context.Context, file string, c *rest.Client, withPassword bool) error {
 	if file == "" {
-		return invalid("add client", safe(c.Name), "give it with --clients FILE", errors.New("no clients file is named"))
+		return invalid("add client", terminal.Safe(c.Name), "give it with --clients FILE", errors.New("no clients file is named"))
 	}
 	old, err := os.ReadFile(file)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("read clients: %w", err)
 	}
-	clients, err := rest.ReadClients(bytes.NewReader(old), safe(file))
+	clients, err := rest.ReadClients(bytes.NewReader(old), terminal.Safe(file))
 	if err != nil {
 		return err
 	}
 	for _, other := range clients.All() {
 		if other.Name == c.Name {
 			return &kassett.Error{
-				Op: "add client", What: safe(c.Name), Kind: kassett.Exists, Err: errors.New("it has a line already"),
-				Hint: "change or take out that line in " + safe(file) + " by hand",
+				Op: "add client", What: terminal.Safe(c.Name), Kind: kassett.Exists, Err: errors.New("it has a line already"),
+				Hint: "change or take out that line in " + terminal.Safe(file) + " by hand",
 			}
 		}
 	}
@@ -119,12 +120,12 @@ func (a *app) addClient(ctx context.Context, file string, c *rest.Client, withPa
 		}
 	}
 	if err := c.Check(); err != nil {
-		return invalid("add client", safe(c.Name), "kassett serve client --help says what a client's line holds", err)
+		return invalid("add client", terminal.Safe(c.Name), "kassett serve client --help says what a client's line holds", err)
 	}
 	if err := appendLine(file, old, c.String()); err != nil {
 		return fmt.Errorf("write clients: %w", err)
 	}
-	return a.summary("added %s to %s: rights %s, path %s\n", c.Name, safe(file), c.Rights, strings.Join(c.Paths, ","))
+	return a.summary("added %s to %s: rights %s, path %s\n", c.Name, terminal.Safe(file), c.Rights, strings.Join(c.Paths, ","))
 }
 
 // clientPassword returns the password of a client to be added.
@@ -184,7 +185,7 @@ func (a *app) listClients(clients *rest.Clients) error {
 		Floor       float64  `json:"floor_seconds,omitempty"` // seconds
 	}
 	all := make([]clientJSON, 0, len(clients.All()))
-	t := &table{head: []string{"Client", "Shows", "Rights", "Paths", "Quota", "Floor"}}
+	t := &terminal.Table{Head: []string{"Client", "Shows", "Rights", "Paths", "Quota", "Floor"}}
 	for _, c := range clients.All() {
 		all = append(all, clientJSON{c.Name, c.Hash != "", c.Cert, c.Rights.String(), c.Paths, c.Quota, c.Floor.Seconds()})
 		var shows []string
@@ -196,15 +197,15 @@ func (a *app) listClients(clients *rest.Clients) error {
 		}
 		quota, floor := "", ""
 		if c.Quota > 0 {
-			quota = bytesText(c.Quota)
+			quota = terminal.Bytes(c.Quota)
 		}
 		if c.Floor > 0 {
 			floor = fmt.Sprintf("%gd", c.Floor.Hours()/(24*time.Hour).Hours())
 		}
-		t.add(c.Name, strings.Join(shows, ", "), c.Rights.String(), strings.Join(c.Paths, "\n"), quota, floor)
+		t.Add(c.Name, strings.Join(shows, ", "), c.Rights.String(), strings.Join(c.Paths, "\n"), quota, floor)
 	}
 	if a.flags.json {
 		return a.json(all)
 	}
-	return t.write(a.out)
+	return t.Print(a.out)
 }

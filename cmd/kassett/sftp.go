@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"kassett"
+	"kassett/cmd/kassett/terminal"
 	"kassett/storage/sftp"
 )
 
@@ -46,7 +47,7 @@ func (a *app) connections(kind string, usual int) (int, error) {
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil || n < 1 || n > 1000 {
-		return 0, invalid("read option", kind+".connections="+safe(text), "give a number from 1 to 1000", nil)
+		return 0, invalid("read option", kind+".connections="+terminal.Safe(text), "give a number from 1 to 1000", nil)
 	}
 	return n, nil
 }
@@ -60,7 +61,7 @@ func (a *app) sftpDial(p sftp.Place) (sftp.DialFunc, error) {
 	switch client {
 	case "", "ssh", "native":
 	default:
-		return nil, invalid("read option", "sftp.client="+safe(client), "give ssh or native", nil)
+		return nil, invalid("read option", "sftp.client="+terminal.Safe(client), "give ssh or native", nil)
 	}
 	if line := options["sftp.command"]; line != "" {
 		if client != "" || options["sftp.args"] != "" {
@@ -122,7 +123,7 @@ func (a *app) program(words func(others int) []string) sftp.DialFunc {
 		cmd := exec.Command(w[0], w[1:]...) //nolint:noctx // it ends with the session, which outlives the call
 		s := &programSession{cmd: cmd}
 		if a.flags.verbose > 0 {
-			s.said.tell = func(line string) { a.ui.line(safe(filepath.Base(w[0]) + ": " + line)) }
+			s.said.tell = func(line string) { a.ui.Line(terminal.Safe(filepath.Base(w[0]) + ": " + line)) }
 		}
 		cmd.Stderr = &s.said
 		cmd.WaitDelay = 2 * time.Second // a shared master may keep the error output open
@@ -136,7 +137,7 @@ func (a *app) program(words func(others int) []string) sftp.DialFunc {
 		s.backToFront = separate(cmd, others == 0 && a.stdinTerminal)
 		if err := cmd.Start(); err != nil {
 			s.backToFront()
-			return nil, invalid("run", safe(w[0]), "install OpenSSH's client, or name another program with -o sftp.command", err)
+			return nil, invalid("run", terminal.Safe(w[0]), "install OpenSSH's client, or name another program with -o sftp.command", err)
 		}
 		return s, nil
 	}
@@ -188,7 +189,7 @@ func (s *programSession) explain(err error) error {
 		Hint: "check that the server is up and the network between: ssh HOST must log in without a question",
 	}
 	if text != "" {
-		e.Err = fmt.Errorf("%s (%w)", safe(strings.Join(strings.Fields(text), " ")), err)
+		e.Err = fmt.Errorf("%s (%w)", terminal.Safe(strings.Join(strings.Fields(text), " ")), err)
 	}
 	if slices.ContainsFunc(deniedWords, func(w string) bool { return strings.Contains(text, w) }) {
 		e.Kind = kassett.Denied

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"kassett"
+	"kassett/cmd/kassett/terminal"
 	"kassett/repo"
 	"kassett/snapshot"
 )
@@ -118,13 +119,13 @@ func lastOfEach(list []*snapshot.Snapshot, n int) []*snapshot.Snapshot {
 func groupTitle(k snapshot.GroupKey) string {
 	var parts []string
 	if k.Hostname != "" {
-		parts = append(parts, "host "+safe(k.Hostname))
+		parts = append(parts, "host "+terminal.Safe(k.Hostname))
 	}
 	if len(k.Tags) > 0 {
-		parts = append(parts, "tags "+safe(strings.Join(k.Tags, ", ")))
+		parts = append(parts, "tags "+terminal.Safe(strings.Join(k.Tags, ", ")))
 	}
 	if len(k.Paths) > 0 {
-		parts = append(parts, "paths "+safe(strings.Join(k.Paths, ", ")))
+		parts = append(parts, "paths "+terminal.Safe(strings.Join(k.Paths, ", ")))
 	}
 	if len(parts) == 0 {
 		return "all snapshots:"
@@ -138,16 +139,16 @@ func (a *app) snapshotTable(list []*snapshot.Snapshot, compact bool) error {
 	if compact {
 		between = ", "
 	}
-	t := &table{head: []string{"ID", "Time", "Host", "Tags", "Paths", "Size"}, right: []bool{5: true}}
+	t := &terminal.Table{Head: []string{"ID", "Time", "Host", "Tags", "Paths", "Size"}, Right: []bool{5: true}}
 	for _, sn := range list {
 		size := ""
 		if sn.Summary != nil {
-			size = bytesText(int64(sn.Summary.TotalBytesProcessed)) //nolint:gosec // a display
+			size = terminal.Bytes(int64(sn.Summary.TotalBytesProcessed)) //nolint:gosec // a display
 		}
-		t.add(sn.ID.Short(), stamp(sn.Time), sn.Hostname, strings.Join(sn.Tags, between), strings.Join(sn.Paths, between), size)
+		t.Add(sn.ID.Short(), terminal.Stamp(sn.Time), sn.Hostname, strings.Join(sn.Tags, between), strings.Join(sn.Paths, between), size)
 	}
-	if err := t.write(a.out); err != nil {
+	if err := t.Print(a.out); err != nil {
 		return err
 	}
-	return a.print("%s\n", plural(len(list), "snapshot", "snapshots"))
+	return a.print("%s\n", terminal.Plural(len(list), "snapshot", "snapshots"))
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"kassett"
+	"kassett/cmd/kassett/terminal"
 )
 
 // stdinSource is a [kassett.Source] of one file: what is read from standard
@@ -28,7 +29,7 @@ var _ kassett.Source = (*stdinSource)(nil)
 func newStdinSource(name string, in io.Reader, cut kassett.Cut) (*stdinSource, error) {
 	p := path.Join("/", strings.ReplaceAll(name, `\`, "/"))
 	if p == "/" || strings.ContainsRune(p, 0) {
-		return nil, invalid("read standard input", safe(name), "give a name such as journal.sql", errors.New("not a name of a file"))
+		return nil, invalid("read standard input", terminal.Safe(name), "give a name such as journal.sql", errors.New("not a name of a file"))
 	}
 	return &stdinSource{path: p, names: strings.Split(p[1:], "/"), in: in, cut: cut, begun: time.Now()}, nil
 }

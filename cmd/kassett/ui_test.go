@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"kassett"
+	"kassett/cmd/kassett/terminal"
 )
 
 // screen is a terminal of one line and its scrolled-away lines.
@@ -49,18 +50,18 @@ func (s *screen) now() string { return strings.TrimRight(string(s.cells), " ") }
 func TestLiveLineLeavesNothing(t *testing.T) {
 	t.Parallel()
 	s := &screen{}
-	u := newUI(env{stderr: s, stderrTerminal: true, width: func() int { return 20 }})
-	u.redraw("a long line, longer than the screen is wide")
+	u := newVoice(env{stderr: s, stderrTerminal: true, width: func() int { return 20 }})
+	u.Redraw("a long line, longer than the screen is wide")
 	if got := s.now(); got != "a long line, longer" {
 		t.Errorf("screen shows %q", got)
 	}
-	u.redraw("short")
+	u.Redraw("short")
 	if got := s.now(); got != "short" {
 		t.Errorf("screen shows %q", got)
 	}
-	u.line("a warning")
-	u.redraw("again")
-	u.clean()
+	u.Line("a warning")
+	u.Redraw("again")
+	u.Clean()
 	if got := s.now(); got != "" || s.column != 0 {
 		t.Errorf("screen still shows %q, column %d", got, s.column)
 	}
@@ -73,7 +74,7 @@ func TestWatchRedrawsAndEnds(t *testing.T) {
 	t.Parallel()
 	s := &screen{}
 	e := env{stderr: s, stderrTerminal: true, width: func() int { return 60 }}
-	a := &app{env: e, ui: newUI(e), out: newResults(&bytes.Buffer{})}
+	a := &app{env: e, ui: newVoice(e), out: newResults(&bytes.Buffer{})}
 	p := new(kassett.Progress)
 	stop := a.watch(p)
 	p.Enter("back up")
@@ -108,11 +109,11 @@ func TestStatusIsJSON(t *testing.T) {
 	var out bytes.Buffer
 	a := &app{env: env{stderr: discard{}, width: func() int { return 0 }}, out: newResults(&out)}
 	p := new(kassett.Progress)
-	m := newMeter(p, nil)
+	m := terminal.NewMeter(p, nil)
 	p.Enter("back up")
 	p.Expect(4, 400)
 	p.Done(1, 100)
-	m.look()
+	m.Look()
 	a.status(m)
 	var got map[string]any
 	if err := json.Unmarshal(out.Bytes(), &got); err != nil {
@@ -122,29 +123,5 @@ func TestStatusIsJSON(t *testing.T) {
 		if got[key] != want {
 			t.Errorf("%s is %v, want %v", key, got[key], want)
 		}
-	}
-}
-
-func TestMeterSaysWhatIsLeft(t *testing.T) {
-	t.Parallel()
-	p := new(kassett.Progress)
-	m := newMeter(p, nil)
-	m.begun = m.begun.Add(-10 * time.Second)
-	p.Enter("restore")
-	p.Expect(100, 1000<<20)
-	p.Done(25, 250<<20)
-	m.look()
-	m.stageBegun = m.stageBegun.Add(-10 * time.Second)
-	if left := m.remaining().Round(time.Second); left != 30*time.Second {
-		t.Errorf("a quarter is done after 10 s, remaining %s", left)
-	}
-	text := m.text(0)
-	for _, want := range []string{"[0:10]", "restore", "25.0%", "25/100", "250.0 MiB/1000.0 MiB", "ETA 0:30"} {
-		if !strings.Contains(text, want) {
-			t.Errorf("%q lacks %q", text, want)
-		}
-	}
-	if got := columns(m.text(40)); got > 90 {
-		t.Errorf("%d columns", got)
 	}
 }

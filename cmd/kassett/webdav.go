@@ -13,6 +13,7 @@ import (
 	"golang.org/x/net/netutil"
 
 	"kassett"
+	"kassett/cmd/kassett/terminal"
 	"kassett/mount"
 )
 
@@ -96,7 +97,7 @@ func (d davFlags) tls() (*tls.Config, error) {
 	}
 	c, err := tls.LoadX509KeyPair(d.cert, d.key)
 	if err != nil {
-		return nil, invalid("read certificate", safe(d.cert), "give both --tls-cert and --tls-key, as PEM files", err)
+		return nil, invalid("read certificate", terminal.Safe(d.cert), "give both --tls-cert and --tls-key, as PEM files", err)
 	}
 	return &tls.Config{Certificates: []tls.Certificate{c}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}, nil
 }
@@ -106,7 +107,7 @@ func (d davFlags) tls() (*tls.Config, error) {
 func (d davFlags) listen(ctx context.Context, password, encrypted bool) (net.Listener, error) {
 	host, port, err := net.SplitHostPort(d.address)
 	if err != nil {
-		return nil, invalid("serve WebDAV at", safe(d.address), "give an address and a port, as 127.0.0.1:8080", err)
+		return nil, invalid("serve WebDAV at", terminal.Safe(d.address), "give an address and a port, as 127.0.0.1:8080", err)
 	}
 	if host == "localhost" {
 		host = "127.0.0.1"
@@ -115,7 +116,7 @@ func (d davFlags) listen(ctx context.Context, password, encrypted bool) (net.Lis
 	if !password || !encrypted {
 		if ip == nil || !ip.IsLoopback() {
 			return nil, &kassett.Error{
-				Op: "serve WebDAV at", What: safe(d.address), Kind: kassett.Denied,
+				Op: "serve WebDAV at", What: terminal.Safe(d.address), Kind: kassett.Denied,
 				Err:  errors.New("other machines could read all that was backed up"),
 				Hint: "use 127.0.0.1, or give --webdav-password-file, --tls-cert and --tls-key",
 			}
@@ -124,7 +125,7 @@ func (d davFlags) listen(ctx context.Context, password, encrypted bool) (net.Lis
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort(host, port))
 	if err != nil {
 		return nil, &kassett.Error{
-			Op: "serve WebDAV at", What: safe(d.address), Kind: kassett.Denied, Err: err,
+			Op: "serve WebDAV at", What: terminal.Safe(d.address), Kind: kassett.Denied, Err: err,
 			Hint: "use another port; another program may use this one",
 		}
 	}

@@ -1,4 +1,4 @@
-package main
+package terminal
 
 import (
 	"strings"
@@ -22,8 +22,8 @@ func TestSafe(t *testing.T) {
 		"c1\u009b31m":             `c1\u009b31m`,
 		"line\u2028separator":     `line\u2028separator`,
 	} {
-		if got := safe(in); got != want {
-			t.Errorf("safe(%q) = %q, want %q", in, got, want)
+		if got := Safe(in); got != want {
+			t.Errorf("Safe(%q) = %q, want %q", in, got, want)
 		}
 	}
 }
@@ -31,7 +31,7 @@ func TestSafe(t *testing.T) {
 func TestSafeNeverControls(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		s := safe(string(rapid.SliceOf(rapid.Byte()).Draw(t, "name")))
+		s := Safe(string(rapid.SliceOf(rapid.Byte()).Draw(t, "name")))
 		if !utf8.ValidString(s) {
 			t.Errorf("%q is not UTF-8", s)
 		}
@@ -60,7 +60,7 @@ func TestClip(t *testing.T) {
 			t.Errorf("clip(%q, %d) = %q, want %q", c.in, c.room, got, c.right)
 		}
 		got := clipLeft(c.in, c.room)
-		if columns(got) > c.room || got != c.left {
+		if Columns(got) > c.room || got != c.left {
 			t.Errorf("clipLeft(%q, %d) = %q, want %q", c.in, c.room, got, c.left)
 		}
 	}
@@ -71,29 +71,29 @@ func TestNumbersForPeople(t *testing.T) {
 	for n, want := range map[int64]string{
 		0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 1536: "1.5 KiB", 1<<20 - 1: "1.0 MiB", 1 << 30: "1.0 GiB", 1 << 62: "4.0 EiB", -2048: "-2.0 KiB",
 	} {
-		if got := bytesText(n); got != want {
-			t.Errorf("bytesText(%d) = %q, want %q", n, got, want)
+		if got := Bytes(n); got != want {
+			t.Errorf("Bytes(%d) = %q, want %q", n, got, want)
 		}
 	}
 	for n, want := range map[int]string{0: "0", 999: "999", 1000: "1 000", 1234567: "1 234 567", -1000: "-1 000", -999: "-999"} {
-		if got := count(n); got != want {
-			t.Errorf("count(%d) = %q, want %q", n, got, want)
+		if got := Count(n); got != want {
+			t.Errorf("Count(%d) = %q, want %q", n, got, want)
 		}
 	}
 	for d, want := range map[time.Duration]string{0: "0:00", 61 * time.Second: "1:01", time.Hour: "1:00:00", 25*time.Hour + 61*time.Second: "25:01:01"} {
-		if got := clock(d); got != want {
-			t.Errorf("clock(%s) = %q, want %q", d, got, want)
+		if got := Clock(d); got != want {
+			t.Errorf("Clock(%s) = %q, want %q", d, got, want)
 		}
 	}
 }
 
 func TestTableLinesUp(t *testing.T) {
 	t.Parallel()
-	tab := &table{head: []string{"Name", "Size"}, right: []bool{1: true}}
-	tab.add("日誌", "7")
-	tab.add("Åse\nsecond", "1 234")
+	tab := &Table{Head: []string{"Name", "Size"}, Right: []bool{1: true}}
+	tab.Add("日誌", "7")
+	tab.Add("Åse\nsecond", "1 234")
 	var b strings.Builder
-	if err := tab.write(&b); err != nil {
+	if err := tab.Print(&b); err != nil {
 		t.Fatal(err)
 	}
 	const want = "Name     Size\n" + "-------------\n" + "日誌        7\n" + "Åse     1 234\n" + "second\n"

@@ -1,4 +1,7 @@
-package main
+// Package clinic makes a small invented clinic on disk, lets a day and a ransom pass
+// in it, and describes a folder in the system's own words. It shares no code with
+// the engine that it helps to judge.
+package clinic
 
 import (
 	"context"
@@ -17,36 +20,38 @@ import (
 
 // Bounds of the invented clinic.
 const (
-	clinicPatients = 120
-	clinicImages   = 48
-	clinicReal     = 24 << 20 // bytes of real files at most
-	clinicRealEach = 2 << 20  // bytes of one of them at most
-	clinicSparse   = 64 << 20 // bytes, nearly all of them hole
+	patients    = 120
+	pictures    = 48
+	realBytes   = 24 << 20 // bytes of real files at most
+	realEach    = 2 << 20  // bytes of one of them at most
+	sparseBytes = 64 << 20 // bytes, nearly all of them hole
 )
 
 // Names of the invented patients, in five scripts. Any likeness to persons is
 // chance; the ids begin with DEMO so that nobody takes them for real ones.
-var clinicNames = []string{
+var names = []string{
 	"Åse Bjørnstad", "Øyvind Sælen", "Märta Sjöström", "Göran Åkerlund", "Łucja Wiśniewska", "Żaneta Gąsior",
 	"欧阳晓明", "司徒静宜", "諸葛雪梅", "Светлана Щукина", "Ёлка Жуковская", "Αλεξάνδρα Ψυχογιού", "Ιωάννης Ξανθός", "أحمد الحسيني", "فاطمة القاسم",
 }
 
-// clinicCounts is what was made.
-type clinicCounts struct {
-	files, real, patients, hardLinks, symlinks, xattrs int
-	bytes                                              int64
+// Counts is what was made.
+type Counts struct {
+	Files, Real, Patients, HardLinks, Symlinks, Xattrs int
+	Bytes                                              int64 // of all files
 }
 
-// clinicMaker makes the clinic. Its random numbers are the same each time.
-type clinicMaker struct {
+// maker makes the clinic. Its random numbers are the same each time.
+type maker struct {
 	dir    string
 	random *rand.Rand
-	counts clinicCounts
+	counts Counts
 	days   int // how many days the files' times lie back, counting on
 }
 
-func makeClinic(ctx context.Context, dir string) (clinicCounts, error) {
-	m := &clinicMaker{dir: dir, random: rand.New(rand.NewPCG(20, 26))} //nolint:gosec // invented data, not a secret
+// Make makes the clinic in a folder, the same one each time but for files of this
+// machine.
+func Make(ctx context.Context, dir string) (Counts, error) {
+	m := &maker{dir: dir, random: rand.New(rand.NewPCG(20, 26))} //nolint:gosec // invented data, not a secret
 	for _, step := range []func(context.Context) error{m.realFiles, m.records, m.images, m.links, m.sparse} {
 		if err := step(ctx); err != nil {
 			return m.counts, fmt.Errorf("make the clinic: %w", err)
@@ -56,7 +61,7 @@ func makeClinic(ctx context.Context, dir string) (clinicCounts, error) {
 }
 
 // write makes one file with a time of its own.
-func (m *clinicMaker) write(name string, content []byte, mode fs.FileMode) error {
+func (m *maker) write(name string, content []byte, mode fs.FileMode) error {
 	path := filepath.Join(m.dir, filepath.FromSlash(name))
 	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
 		return err
@@ -64,16 +69,16 @@ func (m *clinicMaker) write(name string, content []byte, mode fs.FileMode) error
 	if err := os.WriteFile(path, content, mode); err != nil {
 		return err
 	}
-	m.counts.files++
-	m.counts.bytes += int64(len(content))
+	m.counts.Files++
+	m.counts.Bytes += int64(len(content))
 	m.days++
 	at := time.Date(2026, 1, 2, 3, 4, 5, 678901234, time.UTC).Add(-time.Duration(m.days) * 7 * time.Hour)
 	return os.Chtimes(path, at, at)
 }
 
 // realFiles copies files of this machine that everyone may read.
-func (m *clinicMaker) realFiles(ctx context.Context) error {
-	left := int64(clinicReal)
+func (m *maker) realFiles(ctx context.Context) error {
+	left := int64(realBytes)
 	for _, root := range []string{"/usr/share/doc", "/etc", `C:\Windows\Help`, `C:\Windows\Web`} {
 		err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
 			if ctx.Err() != nil {
@@ -86,7 +91,7 @@ func (m *clinicMaker) realFiles(ctx context.Context) error {
 				return nil //nolint:nilerr // what may not be read is left out
 			}
 			info, err := e.Info()
-			if err != nil || info.Size() > min(left, clinicRealEach) || info.Mode()&0o004 == 0 {
+			if err != nil || info.Size() > min(left, realEach) || info.Mode()&0o004 == 0 {
 				return nil //nolint:nilerr // the same
 			}
 			b, err := os.ReadFile(path) //nolint:gosec // below a folder everyone may read
@@ -94,7 +99,7 @@ func (m *clinicMaker) realFiles(ctx context.Context) error {
 				return nil //nolint:nilerr // the same
 			}
 			left -= int64(len(b))
-			m.counts.real++
+			m.counts.Real++
 			rel := strings.TrimPrefix(filepath.ToSlash(strings.TrimPrefix(path, filepath.VolumeName(path))), "/")
 			return m.write("server/"+rel, b, info.Mode().Perm()|0o600)
 		})
@@ -106,15 +111,15 @@ func (m *clinicMaker) realFiles(ctx context.Context) error {
 }
 
 // records writes journals and laboratory results.
-func (m *clinicMaker) records(ctx context.Context) error {
+func (m *maker) records(ctx context.Context) error {
 	words := strings.Fields("control blood pressure stable cough fever since three days advised rest " +
 		"kontroll blodtrykk stabilt hoste feber resept fornyet badanie kontrolne ciśnienie stabilne 复查 血压 稳定 咳嗽 发热 休息")
-	m.counts.patients = clinicPatients
-	for i := range clinicPatients {
+	m.counts.Patients = patients
+	for i := range patients {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		name := clinicNames[i%len(clinicNames)]
+		name := names[i%len(names)]
 		folder := fmt.Sprintf("journal/%d/DEMO-%06d %s", 2019+i%7, 100000+i*37, name)
 		for visit := range 6 + i%5 {
 			var b strings.Builder
@@ -142,9 +147,9 @@ func (m *clinicMaker) records(ctx context.Context) error {
 
 // images writes grey pictures with the noise of an X-ray detector, as portable
 // greymaps of 512 × 512.
-func (m *clinicMaker) images(ctx context.Context) error {
+func (m *maker) images(ctx context.Context) error {
 	const side = 512
-	for i := range clinicImages {
+	for i := range pictures {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -156,7 +161,7 @@ func (m *clinicMaker) images(ctx context.Context) error {
 				b = append(b, byte(shade+m.random.IntN(24))) //nolint:gosec // 40 to 243
 			}
 		}
-		if err := m.write(fmt.Sprintf("images/%s/DEMO-%06d-%02d.pgm", clinicNames[i%len(clinicNames)], 100000+i*37, i), b, 0o440); err != nil {
+		if err := m.write(fmt.Sprintf("images/%s/DEMO-%06d-%02d.pgm", names[i%len(names)], 100000+i*37, i), b, 0o440); err != nil {
 			return err
 		}
 	}
@@ -165,7 +170,7 @@ func (m *clinicMaker) images(ctx context.Context) error {
 
 // links adds hard links, symbolic links, empty things and attributes, as far as
 // the file system has them.
-func (m *clinicMaker) links(context.Context) error {
+func (m *maker) links(context.Context) error {
 	if err := errors.Join(m.write("journal/empty.txt", nil, 0o600), os.MkdirAll(filepath.Join(m.dir, "incoming", "空文件夹"), 0o700),
 		os.MkdirAll(filepath.Join(m.dir, "referrals"), 0o750)); err != nil {
 		return err
@@ -176,8 +181,8 @@ func (m *clinicMaker) links(context.Context) error {
 	}
 	for _, lab := range labs[:10] {
 		if os.Link(lab, filepath.Join(m.dir, "referrals", filepath.Base(lab))) == nil {
-			m.counts.hardLinks++
-			m.counts.files++
+			m.counts.HardLinks++
+			m.counts.Files++
 		}
 	}
 	for i, lab := range labs[10:20] {
@@ -186,33 +191,33 @@ func (m *clinicMaker) links(context.Context) error {
 			target = "/nowhere/at all" // leads nowhere, and is kept as it is
 		}
 		if os.Symlink(target, filepath.Join(m.dir, "referrals", fmt.Sprintf("link %d → Åse.csv", i))) == nil {
-			m.counts.symlinks++
+			m.counts.Symlinks++
 		}
 	}
 	for _, lab := range labs[20:24] {
 		if xattr.LSet(lab, "user.kassett.class", []byte("sensitive\x00åæø")) == nil {
-			m.counts.xattrs++
+			m.counts.Xattrs++
 		}
 	}
 	return nil
 }
 
 // sparse makes a large file that is nearly all hole.
-func (m *clinicMaker) sparse(context.Context) error {
+func (m *maker) sparse(context.Context) error {
 	path := filepath.Join(m.dir, "server", "test system.img")
 	f, err := os.Create(path)
 	if err != nil {
 		return err
 	}
 	_, err = f.WriteAt([]byte("DEMO boot sector"), 0)
-	for at := int64(4 << 20); err == nil && at < clinicSparse; at += 16 << 20 {
+	for at := int64(4 << 20); err == nil && at < sparseBytes; at += 16 << 20 {
 		_, err = io.CopyN(io.NewOffsetWriter(f, at), noise{m.random}, 64<<10)
 	}
 	if err == nil {
-		err = f.Truncate(clinicSparse)
+		err = f.Truncate(sparseBytes)
 	}
-	m.counts.files++
-	m.counts.bytes += clinicSparse
+	m.counts.Files++
+	m.counts.Bytes += sparseBytes
 	return errors.Join(err, f.Close())
 }
 
@@ -227,11 +232,11 @@ func (n noise) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// clinicChanges is what a day did to the clinic.
-type clinicChanges struct{ edited, added, deleted, ransomed int }
+// Changes is what a day did to the clinic.
+type Changes struct{ Edited, Added, Deleted, Ransomed int }
 
-// changeClinic lets a day pass, and then a ransom.
-func changeClinic(ctx context.Context, dir string) (c clinicChanges, err error) {
+// Change lets a day pass, and then a ransom.
+func Change(ctx context.Context, dir string) (c Changes, err error) {
 	random := rand.New(rand.NewPCG(7, 7)) //nolint:gosec // invented data, not a secret
 	err = filepath.WalkDir(filepath.Join(dir, "journal"), func(path string, e fs.DirEntry, err error) error {
 		if err != nil || !e.Type().IsRegular() || ctx.Err() != nil {
@@ -239,10 +244,10 @@ func changeClinic(ctx context.Context, dir string) (c clinicChanges, err error) 
 		}
 		switch n := random.IntN(20); {
 		case n == 0:
-			c.deleted++
+			c.Deleted++
 			return os.Remove(path)
 		case n < 4:
-			c.edited++
+			c.Edited++
 			f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
 			if err != nil {
 				return err
@@ -250,7 +255,7 @@ func changeClinic(ctx context.Context, dir string) (c clinicChanges, err error) 
 			_, err = f.WriteString("\nTuesday: better.\n")
 			return errors.Join(err, f.Close())
 		case n < 5:
-			c.added++
+			c.Added++
 			return os.WriteFile(path+".addendum", []byte("Tuesday: added.\n"), 0o600)
 		}
 		return nil
@@ -266,7 +271,7 @@ func changeClinic(ctx context.Context, dir string) (c clinicChanges, err error) 
 		if err := ransom(path, random); err != nil {
 			return c, err
 		}
-		c.ransomed++
+		c.Ransomed++
 	}
 	note := "Your files are encrypted. (This is the demo; nobody wants your money.)\n"
 	return c, os.WriteFile(filepath.Join(dir, "READ ME.txt"), []byte(note), 0o600)

@@ -1,4 +1,4 @@
-package main
+package clinic
 
 import (
 	"bytes"
@@ -16,9 +16,9 @@ import (
 	"github.com/pkg/xattr"
 )
 
-// manifest describes a folder with the system's own words: what the demo holds
-// against what comes back. It shares no code with the engine.
-type manifest map[string]fact
+// Manifest describes a folder with the system's own words: what the demo holds
+// against what comes back.
+type Manifest map[string]fact
 
 // fact is one entry of a manifest.
 type fact struct {
@@ -33,9 +33,9 @@ type fact struct {
 	withHole bool
 }
 
-// readManifest describes everything below dir.
-func readManifest(dir string) (manifest, error) {
-	m := manifest{}
+// Read describes everything below dir.
+func Read(dir string) (Manifest, error) {
+	m := Manifest{}
 	type first struct {
 		info fs.FileInfo
 		path string
@@ -109,8 +109,8 @@ func sumFile(path string) (sum [sha256.Size]byte, err error) {
 	return sum, errors.Join(err, f.Close())
 }
 
-// compare returns how back differs, one line for each entry, sorted by path.
-func (m manifest) compare(back manifest) (diff []string) {
+// Compare returns how back differs, one line for each entry, sorted by path.
+func (m Manifest) Compare(back Manifest) (diff []string) {
 	paths := make(map[string]bool, len(m))
 	for p := range m {
 		paths[p] = true
@@ -135,8 +135,8 @@ func (m manifest) compare(back manifest) (diff []string) {
 	return diff
 }
 
-// withoutHoles returns m without the wish that holes stay holes.
-func (m manifest) withoutHoles() manifest {
+// WithoutHoles returns m without the wish that holes stay holes.
+func (m Manifest) WithoutHoles() Manifest {
 	m = maps.Clone(m)
 	for p, f := range m {
 		f.withHole = false

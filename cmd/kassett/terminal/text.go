@@ -1,4 +1,4 @@
-package main
+package terminal
 
 import (
 	"fmt"
@@ -12,10 +12,10 @@ import (
 	"golang.org/x/text/width"
 )
 
-// safe makes a name fit for a terminal and for one line: control characters,
+// Safe makes a name fit for a terminal and for one line: control characters,
 // bytes that are not UTF-8 and characters that turn the reading direction
 // around come out as escapes.
-func safe(s string) string {
+func Safe(s string) string {
 	clean := true
 	for _, r := range s {
 		if unsafeRune(r) {
@@ -48,8 +48,8 @@ func unsafeRune(r rune) bool {
 	return r == utf8.RuneError || unicode.IsControl(r) || unicode.In(r, unicode.Bidi_Control, unicode.Zl, unicode.Zp)
 }
 
-// columns returns how many columns of a terminal s takes.
-func columns(s string) (n int) {
+// Columns returns how many columns of a terminal s takes.
+func Columns(s string) (n int) {
 	for _, r := range s {
 		n += runeColumns(r)
 	}
@@ -82,7 +82,7 @@ func clip(s string, n int) string {
 
 // clipLeft keeps the last n columns of s, with a mark where it was cut.
 func clipLeft(s string, n int) string {
-	have := columns(s)
+	have := Columns(s)
 	if have <= n {
 		return s
 	}
@@ -97,8 +97,8 @@ func clipLeft(s string, n int) string {
 	return ""
 }
 
-// bytesText writes a number of bytes as people read it, in powers of 1024.
-func bytesText(n int64) string {
+// Bytes writes a number of bytes as people read it, in powers of 1024.
+func Bytes(n int64) string {
 	const units = "KMGTPE"
 	if n < 1<<10 && n > -1<<10 {
 		return fmt.Sprintf("%d B", n)
@@ -110,8 +110,8 @@ func bytesText(n int64) string {
 	return fmt.Sprintf("%.1f %ciB", x, units[i])
 }
 
-// count writes a number with spaces between groups of three digits.
-func count[T ~int | ~int64 | ~uint64 | ~uint](n T) string {
+// Count writes a number with spaces between groups of three digits.
+func Count[T ~int | ~int64 | ~uint64 | ~uint](n T) string {
 	s := fmt.Sprint(n)
 	first := 0
 	if strings.HasPrefix(s, "-") {
@@ -123,16 +123,16 @@ func count[T ~int | ~int64 | ~uint64 | ~uint](n T) string {
 	return s
 }
 
-// plural writes a number with its noun.
-func plural[T ~int | ~int64 | ~uint64 | ~uint](n T, one, many string) string {
+// Plural writes a number with its noun.
+func Plural[T ~int | ~int64 | ~uint64 | ~uint](n T, one, many string) string {
 	if n == 1 {
 		return "1 " + one
 	}
-	return count(n) + " " + many
+	return Count(n) + " " + many
 }
 
-// clock writes a duration as minutes and seconds, or hours.
-func clock(d time.Duration) string {
+// Clock writes a duration as minutes and seconds, or hours.
+func Clock(d time.Duration) string {
 	s := int64(d.Round(time.Second).Seconds())
 	if s < 3600 {
 		return fmt.Sprintf("%d:%02d", s/60, s%60)
@@ -140,35 +140,36 @@ func clock(d time.Duration) string {
 	return fmt.Sprintf("%d:%02d:%02d", s/3600, s/60%60, s%60)
 }
 
-// stamp writes a time for people, in the zone of this machine.
-func stamp(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") }
+// Stamp writes a time for people, in the zone of this machine.
+func Stamp(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") }
 
-// table is text in columns. Cells may hold several lines, are made safe when
+// Table is text in columns. Cells may hold several lines, are made safe when
 // they are written, and line up in any script.
-type table struct {
-	head  []string
-	right []bool // columns set to the right
+type Table struct {
+	Head  []string
+	Right []bool // columns set to the right
 	rows  [][]string
 }
 
-func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
+// Add adds a row of as many cells as the head has.
+func (t *Table) Add(cells ...string) { t.rows = append(t.rows, cells) }
 
-// write writes head, a rule, the rows.
-func (t *table) write(w io.Writer) error {
-	widths := make([]int, len(t.head))
+// Print writes head, a rule, the rows.
+func (t *Table) Print(w io.Writer) error {
+	widths := make([]int, len(t.Head))
 	measure := func(cells []string) {
 		for i, c := range cells {
 			for line := range strings.SplitSeq(c, "\n") {
-				widths[i] = max(widths[i], columns(safe(line)))
+				widths[i] = max(widths[i], Columns(Safe(line)))
 			}
 		}
 	}
-	measure(t.head)
+	measure(t.Head)
 	for _, r := range t.rows {
 		measure(r)
 	}
 	var b strings.Builder
-	t.row(&b, t.head, widths)
+	t.row(&b, t.Head, widths)
 	total := 2 * (len(widths) - 1)
 	for _, n := range widths {
 		total += n
@@ -181,7 +182,7 @@ func (t *table) write(w io.Writer) error {
 	return err
 }
 
-func (t *table) row(b *strings.Builder, cells []string, widths []int) {
+func (t *Table) row(b *strings.Builder, cells []string, widths []int) {
 	lines := make([][]string, len(cells))
 	height := 0
 	for i, c := range cells {
@@ -193,13 +194,13 @@ func (t *table) row(b *strings.Builder, cells []string, widths []int) {
 		for i := range cells {
 			text := ""
 			if y < len(lines[i]) {
-				text = safe(lines[i][y])
+				text = Safe(lines[i][y])
 			}
-			pad := strings.Repeat(" ", widths[i]-columns(text))
+			pad := strings.Repeat(" ", widths[i]-Columns(text))
 			if i > 0 {
 				line.WriteString("  ")
 			}
-			if i < len(t.right) && t.right[i] {
+			if i < len(t.Right) && t.Right[i] {
 				line.WriteString(pad + text)
 			} else {
 				line.WriteString(text + pad)

@@ -1,4 +1,4 @@
-package main
+package clinic
 
 import "io/fs"
 
