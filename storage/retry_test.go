@@ -7,6 +7,7 @@ import (
 	"io"
 	"iter"
 	"path/filepath"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -289,5 +290,46 @@ func TestListGoesOn(t *testing.T) {
 				t.Errorf("%d names, want %d; %v", len(seen), c.want, failed)
 			}
 		})
+	}
+}
+
+// TestLongListingIsSmall checks that listing in order takes memory for the names
+// of a few folders only.
+func TestLongListingIsSmall(t *testing.T) {
+	const many = 1_000_000
+	s := storage.Retry(&endless{n: many}, storage.Quick(time.Minute))
+	var before, now runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	n := 0
+	for _, err := range s.List(t.Context(), kassett.PackFile) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n++; n == many-1 {
+			runtime.GC()
+			runtime.ReadMemStats(&now)
+		}
+	}
+	if grown := int64(now.HeapAlloc) - int64(before.HeapAlloc); n != many || grown > 8<<20 {
+		t.Errorf("%d names take %d KiB", n, grown>>10)
+	}
+}
+
+// endless lists n names in order.
+type endless struct {
+	kassett.Storage
+	n int
+}
+
+func (e *endless) List(context.Context, kassett.FileKind) iter.Seq2[kassett.Info, error] {
+	return func(yield func(kassett.Info, error) bool) {
+		for i := range e.n {
+			id := kassett.Hash([]byte{byte(i), byte(i >> 8), byte(i >> 16)})
+			id[0] = byte(i * 256 / e.n)
+			if !yield(kassett.Info{Handle: kassett.Handle{Kind: kassett.PackFile, ID: id}}, nil) {
+				return
+			}
+		}
 	}
 }

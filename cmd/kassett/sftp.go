@@ -134,6 +134,8 @@ func (a *app) program(words func(others int) []string) sftp.DialFunc {
 		if s.out, err = cmd.StdoutPipe(); err != nil {
 			return nil, err
 		}
+		widen(s.in)
+		widen(s.out)
 		s.backToFront = separate(cmd, others == 0 && a.stdinTerminal)
 		if err := cmd.Start(); err != nil {
 			s.backToFront()

@@ -36,3 +36,19 @@ func separate(cmd *exec.Cmd, asks bool) (backToFront func()) {
 		_ = tty.Close()                                                            // nothing was written
 	})
 }
+
+// widen lets more bytes wait in a pipe, so that two busy programs change places
+// less often.
+func widen(pipe any) {
+	f, ok := pipe.(*os.File)
+	if !ok {
+		return
+	}
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Control(func(fd uintptr) { // a user who has many pipes may not
+		_, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, 1<<20)
+	})
+}

@@ -1,6 +1,7 @@
 package sftp
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -55,6 +56,7 @@ type pool struct {
 type conn struct {
 	session io.ReadWriteCloser
 	client  *sftp.Client
+	flight  int // requests that a transfer has on the way
 	users   int // guarded by the pool
 	ended   chan struct{}
 	killed  sync.Once
@@ -174,12 +176,12 @@ func connect(ctx context.Context, dial DialFunc, others int) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{session: session, ended: make(chan struct{}), folders: map[string]*sftp.File{}}
+	c := &conn{session: session, ended: make(chan struct{}), folders: map[string]*sftp.File{}, flight: inFlight}
 	c.heard.Store(time.Now().UnixNano())
 	hello, stop := context.WithTimeout(ctx, handshake)
 	defer stop()
 	late := context.AfterFunc(hello, func() { _ = session.Close() })
-	c.client, err = sftp.NewClientPipe(heardReader{session, &c.heard}, session,
+	c.client, err = sftp.NewClientPipe(bufio.NewReaderSize(heardReader{session, &c.heard}, 64<<10), session,
 		sftp.UseConcurrentWrites(true), sftp.MaxConcurrentRequestsPerFile(inFlight))
 	if !late() || err != nil {
 		reason := session.Close()
@@ -191,6 +193,12 @@ func connect(ctx context.Context, dial DialFunc, others int) (*conn, error) {
 		}
 		return nil, offline(fmt.Errorf("the server did not begin to speak SFTP: %w", err))
 	}
+	if _, ok := c.client.HasExtension("limits@openssh.com"); ok {
+		if err := sftp.MaxPacketUnchecked(largePacket)(c.client); err != nil {
+			return nil, errors.Join(err, session.Close())
+		}
+		c.flight = largeInFlight
+	}
 	c.watch.Go(func() {
 		_ = c.client.Wait()
 		c.kill()
@@ -199,9 +207,16 @@ func connect(ctx context.Context, dial DialFunc, others int) (*conn, error) {
 	return c, nil
 }
 
-// inFlight is how many requests of 32 KiB one transfer has on the way: enough
-// for 50 ms at 40 MB/s.
-const inFlight = 64
+const (
+	// inFlight is how many requests one transfer has on the way: with the 32
+	// KiB that every server takes, enough for 50 ms at 40 MB/s.
+	inFlight = 64
+	// largePacket is what an OpenSSH that knows of limits takes and gives in
+	// one request, in bytes: fewer of them cost less on both sides.
+	largePacket = 255 << 10
+	// largeInFlight is inFlight for large packets.
+	largeInFlight = 16
+)
 
 // heardReader notes when something last came.
 type heardReader struct {
@@ -299,7 +314,7 @@ func (c *conn) explain(err error) error {
 		return err
 	}
 	lost := errors.Is(err, sftp.ErrSSHFxConnectionLost) || errors.Is(err, io.ErrClosedPipe)
-	if !lost && !(c.dead() && !isAnswer(err)) {
+	if !lost && (!c.dead() || isAnswer(err)) {
 		return err
 	}
 	c.kill()

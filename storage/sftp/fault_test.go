@@ -9,6 +9,7 @@ import (
 	"net"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -35,7 +36,6 @@ func through(t *testing.T, s *sftptest.Server) (*storagetest.Proxy, sftp.Native)
 	_, port, _ := net.SplitHostPort(p.Addr())
 	n := native(s)
 	n.Place.Port, _ = strconv.Atoi(port)
-	n.KeepAlive = 200 * time.Millisecond
 	return p, n
 }
 
@@ -131,6 +131,9 @@ func TestCutEverywhere(t *testing.T) {
 			t.Run(fmt.Sprintf("%s %d", name, i), func(t *testing.T) {
 				t.Parallel()
 				p, n := through(t, server)
+				if strings.HasPrefix(name, "hole") {
+					n.KeepAlive = 300 * time.Millisecond
+				}
 				p.Set(func(c int) storagetest.Harm {
 					if c == 1 {
 						return harm

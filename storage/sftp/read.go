@@ -68,7 +68,7 @@ func (s *Storage) open(ctx context.Context, name, what string, off, n int64) (io
 // A stream asks for the next parts of a file before they are wanted, so that
 // the line is never idle while its caller works.
 const (
-	partSize = 256 << 10
+	partSize = largePacket
 	maxAhead = 8
 )
 

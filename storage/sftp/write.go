@@ -49,7 +49,7 @@ func (s *Storage) store(ctx context.Context, name string, body kassett.Body) err
 			return s.full(c, body.Size, err)
 		}
 		made = true
-		if err := s.fill(ctx, f, body); err != nil {
+		if err := s.fill(ctx, c, f, body); err != nil {
 			return s.full(c, body.Size, err)
 		}
 		if err := s.publish(c, temp, name); err != nil {
@@ -111,7 +111,7 @@ func (s *Storage) checkThere(c *conn) error {
 }
 
 // fill sends body, checks it, and makes it durable. It closes f.
-func (s *Storage) fill(ctx context.Context, f *sftp.File, body kassett.Body) (err error) {
+func (s *Storage) fill(ctx context.Context, c *conn, f *sftp.File, body kassett.Body) (err error) {
 	defer func() {
 		if closeErr := f.Close(); err == nil {
 			err = closeErr
@@ -121,7 +121,7 @@ func (s *Storage) fill(ctx context.Context, f *sftp.File, body kassett.Body) (er
 	if err != nil {
 		return err
 	}
-	_, err = f.ReadFromWithConcurrency(r, inFlight)
+	_, err = f.ReadFromWithConcurrency(r, c.flight)
 	if closeErr := r.Close(); err == nil {
 		err = closeErr
 	}
