@@ -10,8 +10,9 @@ import (
 	"kassett/repo/seal"
 )
 
-// maxLocal bounds what is read of a local file, in bytes.
-const maxLocal = 1 << 20
+// maxLocal bounds what is read of a local file, in bytes. The largest are hints of
+// retention: 41 bytes a pack.
+const maxLocal = 1 << 29
 
 // SaveLocal keeps a small file in the cache of this machine, sealed under a key of
 // the repository, so that it survives the process and a power cut. The name is of

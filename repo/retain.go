@@ -59,7 +59,6 @@ type retained struct {
 	r       *Repository
 	storage kassett.Retainer
 	policy  kassett.Retention
-	path    string // of the hints; "" for none
 
 	work sync.Mutex // held while the storage is asked
 
@@ -75,10 +74,7 @@ func newRetained(r *Repository) *retained {
 	if !ok || !st.Retention().On() {
 		return nil
 	}
-	return &retained{
-		r: r, storage: st, policy: st.Retention(), touched: make(map[kassett.ID]struct{}),
-		path: hintFile(r.options.CacheDir, r.config.ID, r.place),
-	}
+	return &retained{r: r, storage: st, policy: st.Retention(), touched: make(map[kassett.ID]struct{})}
 }
 
 // reuse notes that a snapshot to come may need a blob that is stored already.
@@ -139,11 +135,11 @@ func (k *retained) stored(pack kassett.ID, began time.Time) {
 func (k *retained) readHints() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.read || k.path == "" {
+	if k.read {
 		return
 	}
 	k.read = true
-	if err := k.hints.read(k.path, k.r.key); err != nil {
+	if err := k.hints.read(k.r); err != nil {
 		k.r.warn(fmt.Errorf("the storage is asked again what it retains: %w", err))
 	}
 }
@@ -192,13 +188,11 @@ func (k *retained) retain(ctx context.Context, n Needs) error {
 			k.note(hintKey{treeHint, t}, reached)
 		}
 	}
-	if k.path != "" {
-		k.mu.Lock()
-		err = k.hints.save(k.path, k.r.key, now.Unix())
-		k.mu.Unlock()
-		if err != nil {
-			k.r.warn(fmt.Errorf("keep what the storage retains in the cache: %w", err))
-		}
+	k.mu.Lock()
+	err = k.hints.save(k.r, now.Unix())
+	k.mu.Unlock()
+	if err != nil {
+		k.r.warn(fmt.Errorf("keep what the storage retains in the cache: %w", err))
 	}
 	return e.trouble()
 }

@@ -2,28 +2,19 @@ package repo
 
 import (
 	"cmp"
-	"crypto/hmac"
-	"crypto/rand"
-	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash"
-	"os"
-	"path/filepath"
 	"slices"
 
 	"kassett"
-	"kassett/repo/seal"
 )
 
-// The file of retention hints: docs/formats/retention-hints.md.
+// hintName is the file of retention hints among the local ones, and hintWidth the
+// length of one hint in it, in bytes: docs/formats/retention-hints.md.
 const (
-	hintMagic  = "kassett retain1\n"
-	hintSalt   = 32
-	hintHeader = len(hintMagic) + hintSalt + 8
-	hintWidth  = 1 + 32 + 8
-	hintInfo   = "kassett retention hints"
+	hintName  = "retained"
+	hintWidth = 1 + 32 + 8
 )
 
 // hintKind says what a hint is about: a [kassett.FileKind], or one of these.
@@ -60,7 +51,7 @@ type hint struct {
 
 // hints are what is known of retention without asking the storage. A hint that
 // is missing costs a question. One that says too much would lose the guarantee,
-// so the file carries a tag under the master key. The owner guards it.
+// so the file is sealed under the master key. The owner guards it.
 type hints struct {
 	base  []hint // sorted; never changed
 	fresh map[hintKey]int64
@@ -86,15 +77,15 @@ func (h *hints) note(k hintKey, until int64) {
 // forget drops everything.
 func (h *hints) forget() { *h = hints{} }
 
-// read takes in a file of hints, beside what is known.
-func (h *hints) read(path string, key *seal.Key) error {
-	b, err := os.ReadFile(path)
-	if errors.Is(err, os.ErrNotExist) {
+// read takes in the file of hints, beside what is known.
+func (h *hints) read(r *Repository) error {
+	b, err := r.LoadLocal(hintName)
+	if kassett.KindOf(err) == kassett.NotFound {
 		return nil
 	} else if err != nil {
 		return err
 	}
-	all, err := decodeHints(b, key)
+	all, err := decodeHints(b)
 	if err != nil {
 		return err
 	}
@@ -102,32 +93,21 @@ func (h *hints) read(path string, key *seal.Key) error {
 	return nil
 }
 
-// save writes all that is known into a file, together with what others have
+// save writes all that is known into the file, together with what others have
 // written into it meanwhile, and without what has ended by now.
-func (h *hints) save(path string, key *seal.Key, now int64) error {
+func (h *hints) save(r *Repository, now int64) error {
+	if r.options.CacheDir == "" {
+		return nil
+	}
 	// A file that is damaged by now is replaced.
-	_ = h.read(path, key)
+	_ = h.read(r)
 	fresh := make([]hint, 0, len(h.fresh))
 	for k, until := range h.fresh {
 		fresh = append(fresh, hint{k, until})
 	}
 	slices.SortFunc(fresh, func(a, b hint) int { return a.compare(b.hintKey) })
 	h.base, h.fresh = mergeHints(h.base, fresh, now), nil
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), "retained-*.tmp")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(encodeHints(h.base, key))
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
+	return r.SaveLocal(hintName, encodeHints(h.base))
 }
 
 // mergeHints merges two sorted lists, and leaves out what ends before now.
@@ -151,46 +131,27 @@ func mergeHints(a, b []hint, now int64) []hint {
 	return all
 }
 
-// encodeHints returns the bytes of a file: magic ‖ salt ‖ count ‖ hints ‖ tag.
-func encodeHints(all []hint, key *seal.Key) []byte {
-	b := make([]byte, hintHeader, hintHeader+len(all)*hintWidth+sha256.Size)
-	salt := b[copy(b, hintMagic):][:hintSalt]
-	_, _ = rand.Read(salt) // never fails: it ends the program instead
-	binary.LittleEndian.PutUint64(b[hintHeader-8:], uint64(len(all)))
+// encodeHints returns the bytes of a file: one hint after the other.
+func encodeHints(all []hint) []byte {
+	b := make([]byte, 0, len(all)*hintWidth)
 	for _, h := range all {
 		b = append(append(b, byte(h.kind)), h.id[:]...)
 		b = binary.LittleEndian.AppendUint64(b, uint64(h.until)) //nolint:gosec // the bits stay
 	}
-	return hintTag(b, salt, key).Sum(b)
-}
-
-// hintTag returns the HMAC of a file up to its tag.
-func hintTag(b, salt []byte, key *seal.Key) hash.Hash {
-	mac := hmac.New(sha256.New, key.Subkey(hintInfo, salt))
-	_, _ = mac.Write(b) // a hash takes everything
-	return mac
+	return b
 }
 
 // decodeHints reads a file.
-func decodeHints(b []byte, key *seal.Key) ([]hint, error) {
+func decodeHints(b []byte) ([]hint, error) {
 	bad := func(why string) ([]hint, error) {
 		return nil, &kassett.Error{Op: "read retention hints", Kind: kassett.Corrupt, Err: errors.New(why)}
 	}
-	if len(b) < hintHeader+sha256.Size || string(b[:len(hintMagic)]) != hintMagic {
-		return bad("it is no such file")
+	if len(b)%hintWidth != 0 {
+		return bad(fmt.Sprintf("%d bytes are no whole number of hints", len(b)))
 	}
-	body, tag := b[:len(b)-sha256.Size], b[len(b)-sha256.Size:]
-	if !hmac.Equal(hintTag(body, body[len(hintMagic):][:hintSalt], key).Sum(nil), tag) {
-		return bad("its tag does not fit")
-	}
-	n := binary.LittleEndian.Uint64(body[hintHeader-8:])
-	body = body[hintHeader:]
-	if uint64(len(body)) != n*hintWidth || len(body)%hintWidth != 0 {
-		return bad(fmt.Sprintf("it has %d bytes for %d hints", len(body), n))
-	}
-	all := make([]hint, n)
+	all := make([]hint, len(b)/hintWidth)
 	for i := range all {
-		h := body[i*hintWidth:][:hintWidth]
+		h := b[i*hintWidth:][:hintWidth]
 		all[i].kind = hintKind(h[0])
 		copy(all[i].id[:], h[1:])
 		all[i].until = int64(binary.LittleEndian.Uint64(h[33:])) //nolint:gosec // the bits stay
@@ -199,13 +160,4 @@ func decodeHints(b []byte, key *seal.Key) ([]hint, error) {
 		}
 	}
 	return all, nil
-}
-
-// hintFile names the file for one place of a repository: copies elsewhere have
-// the same ID, and are retained in their own way.
-func hintFile(cacheDir, repository string, place kassett.ID) string {
-	if cacheDir == "" {
-		return ""
-	}
-	return filepath.Join(cacheDir, repository, "retained-"+place.Short())
 }

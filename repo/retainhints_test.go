@@ -1,7 +1,6 @@
 package repo
 
 import (
-	"bytes"
 	"encoding/hex"
 	"os"
 	"path/filepath"
@@ -9,7 +8,7 @@ import (
 	"testing"
 
 	"kassett"
-	"kassett/repo/seal"
+	"kassett/storage/storagetest"
 )
 
 func hintList(n int) []hint {
@@ -23,70 +22,35 @@ func hintList(n int) []hint {
 
 func TestHintsRoundTrip(t *testing.T) {
 	t.Parallel()
-	key := fixedKey(t)
 	for _, n := range []int{0, 1, 1000} {
 		all := hintList(n)
-		back, err := decodeHints(encodeHints(all, key), key)
+		back, err := decodeHints(encodeHints(all))
 		if err != nil || !slices.Equal(back, all) {
 			t.Errorf("%d hints come back as %d, %v", n, len(back), err)
 		}
 	}
 }
 
-// A hint that is believed and wrong loses the guarantee, so nobody without the
-// master key can make one, and no bit can rot unseen.
-func TestHintsTampered(t *testing.T) {
-	t.Parallel()
-	key := fixedKey(t)
-	other, err := seal.RandomKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	good := encodeHints(hintList(40), key)
-	for i := range good {
-		bad := bytes.Clone(good)
-		bad[i] ^= 1
-		if _, err := decodeHints(bad, key); kassett.KindOf(err) != kassett.Corrupt {
-			t.Fatalf("a flipped bit in byte %d: %v", i, err)
-		}
-	}
-	for n := range len(good) {
-		if _, err := decodeHints(good[:n], key); kassett.KindOf(err) != kassett.Corrupt {
-			t.Fatalf("cut after %d bytes: %v", n, err)
-		}
-	}
-	if _, err := decodeHints(encodeHints(hintList(40), other), key); kassett.KindOf(err) != kassett.Corrupt {
-		t.Errorf("hints of another key: %v", err)
-	}
-}
-
 // The layout that docs/formats/retention-hints.md describes.
 func TestHintsGolden(t *testing.T) {
 	t.Parallel()
-	const file = "6b6173736574742072657461696e310a" + // magic
-		"000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f" + // salt
-		"0200000000000000" + // hints
-		"01" + "1111111111111111111111111111111111111111111111111111111111111111" + "80ed746b00000000" +
+	const file = "01" + "1111111111111111111111111111111111111111111111111111111111111111" + "80ed746b00000000" +
 		"ff" + "2222222222222222222222222222222222222222222222222222222222222222" + "003f766b00000000"
-	key := fixedKey(t)
-	body, err := hex.DecodeString(file)
-	if err != nil {
-		t.Fatal(err)
+	all := []hint{
+		{hintKey{hintKind(kassett.PackFile), [32]byte(slices.Repeat([]byte{0x11}, 32))}, 0x6b74ed80},
+		{hintKey{treeHint, [32]byte(slices.Repeat([]byte{0x22}, 32))}, 0x6b763f00},
 	}
-	all, err := decodeHints(hintTag(body, body[len(hintMagic):][:hintSalt], key).Sum(body), key)
-	want := []hint{
-		{hintKey{hintKind(kassett.PackFile), kassett.ID(bytes.Repeat([]byte{0x11}, 32))}, 0x6b74ed80},
-		{hintKey{treeHint, kassett.ID(bytes.Repeat([]byte{0x22}, 32))}, 0x6b763f00},
-	}
-	if err != nil || !slices.Equal(all, want) {
-		t.Errorf("decodeHints = %v, %v; want %v", all, err, want)
+	if got := hex.EncodeToString(encodeHints(all)); got != file {
+		t.Errorf("encodeHints = %s, want %s", got, file)
 	}
 }
 
-// Two programs with one cache lose nothing, and what has ended is dropped.
+// Two programs with one cache lose nothing, what has ended is dropped, and a
+// file that rots or is forged is not believed.
 func TestHintsSave(t *testing.T) {
 	t.Parallel()
-	key, path := fixedKey(t), filepath.Join(t.TempDir(), "new", "retained")
+	cache := t.TempDir()
+	r := memoryRepo(t, storagetest.NewMemory(), cache)
 	at := func(i byte) hintKey { return hintKey{hintKind(kassett.PackFile), kassett.Hash([]byte{i})} }
 	var a, b, c hints
 	a.note(at(1), 100)
@@ -94,11 +58,11 @@ func TestHintsSave(t *testing.T) {
 	b.note(at(2), 200)
 	b.note(at(3), 400)
 	for _, h := range []*hints{&a, &b} {
-		if err := h.save(path, key, 150); err != nil {
+		if err := h.save(r, 150); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := c.read(path, key); err != nil {
+	if err := c.read(r); err != nil {
 		t.Fatal(err)
 	}
 	for i, want := range []int64{0, 0, 300, 400} {
@@ -106,32 +70,40 @@ func TestHintsSave(t *testing.T) {
 			t.Errorf("hint %d is %d, want %d", i, got, want)
 		}
 	}
-	if err := os.WriteFile(path, []byte("rot"), 0o600); err != nil {
+	files, err := filepath.Glob(filepath.Join(cache, "*", "local", "*", hintName))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("the cache has %v, %v", files, err)
+	}
+	good, err := os.ReadFile(files[0])
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := new(hints).read(path, key); kassett.KindOf(err) != kassett.Corrupt {
-		t.Errorf("a damaged file: %v", err)
+	for i := range good {
+		good[i] ^= 1
+		if err := os.WriteFile(files[0], good, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var d hints
+		if err := d.read(r); kassett.KindOf(err) != kassett.Corrupt || len(d.base) > 0 {
+			t.Fatalf("with a flipped bit in byte %d: %v, %d hints", i, err, len(d.base))
+		}
+		good[i] ^= 1
 	}
-	if err := c.save(path, key, 150); err != nil {
+	if err := c.save(r, 150); err != nil {
 		t.Error(err)
 	}
-	left, err := filepath.Glob(filepath.Join(filepath.Dir(path), "*"))
-	if err != nil || len(left) != 1 {
-		t.Errorf("files are left: %v, %v", left, err)
+	var e hints
+	if err := e.read(r); err != nil || e.get(at(3)) != 400 {
+		t.Errorf("a damaged file was not replaced: %v", err)
 	}
 }
 
 func FuzzDecodeHints(f *testing.F) {
-	key := fixedKey(f)
-	f.Add(encodeHints(nil, key), false)
-	f.Add(encodeHints(hintList(3), key)[:hintHeader+3*hintWidth], true)
-	f.Fuzz(func(t *testing.T, b []byte, sign bool) {
-		if sign && len(b) >= hintHeader { // what a tag does not catch
-			b = hintTag(b, b[len(hintMagic):][:hintSalt], key).Sum(b)
-		}
-		all, err := decodeHints(b, key)
-		if err == nil && len(all)*hintWidth > len(b) {
-			t.Errorf("%d hints from %d bytes", len(all), len(b))
+	f.Add([]byte{})
+	f.Add(encodeHints(hintList(3)))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if all, err := decodeHints(b); err == nil && string(encodeHints(all)) != string(b) {
+			t.Errorf("%d hints come back otherwise", len(all))
 		}
 	})
 }

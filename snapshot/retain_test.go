@@ -173,7 +173,7 @@ func TestRetainPromise(t *testing.T) {
 // damageHints flips a bit in the hints, as a bad disk or a forger would.
 func damageHints(t *testing.T, cache string) {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(cache, "*", "retained-*"))
+	files, err := filepath.Glob(filepath.Join(cache, "*", "local", "*", "retained"))
 	must(t, err)
 	for _, f := range files {
 		b, err := os.ReadFile(f)
