@@ -132,14 +132,31 @@ func (r *Repository) ParityKeeper(o parity.Options) (*parity.Keeper, error) {
 
 // namedByIndex returns which of the packs an index file names. While an index
 // file is damaged, it may be any of them.
-func (r *Repository) namedByIndex(ctx context.Context, packs []kassett.ID) (map[kassett.ID]bool, error) {
-	files, err := r.listIDs(ctx, kassett.IndexFile)
-	if err != nil {
-		return nil, err
+func (r *Repository) namedByIndex(ctx context.Context, packs []kassett.ID) (named map[kassett.ID]bool, err error) {
+	for range indexTries {
+		named, err = r.namedNow(ctx, packs)
+		if kassett.KindOf(err) != kassett.NotFound {
+			break // otherwise a sweep has replaced index files beside us
+		}
 	}
+	if err != nil && ctx.Err() == nil && damaged(err) {
+		for id := range named {
+			named[id] = true
+		}
+		return named, nil
+	}
+	return named, err
+}
+
+// namedNow is namedByIndex as long as no index file goes.
+func (r *Repository) namedNow(ctx context.Context, packs []kassett.ID) (map[kassett.ID]bool, error) {
 	named := make(map[kassett.ID]bool, len(packs))
 	for _, id := range packs {
 		named[id] = false
+	}
+	files, err := r.listIDs(ctx, kassett.IndexFile)
+	if err != nil {
+		return nil, err
 	}
 	for _, index := range files {
 		err := r.eachIndexed(ctx, index, func(pack kassett.ID, _ []Blob) error {
@@ -148,14 +165,8 @@ func (r *Repository) namedByIndex(ctx context.Context, packs []kassett.ID) (map[
 			}
 			return nil
 		})
-		if err != nil && ctx.Err() == nil && damaged(err) {
-			for id := range named {
-				named[id] = true
-			}
-			return named, nil
-		}
 		if err != nil {
-			return nil, err
+			return named, err
 		}
 	}
 	return named, nil

@@ -64,8 +64,8 @@ func (a *app) historyCommand() *cobra.Command {
 		Use:   "history [flags] PATH",
 		Short: "Show every version of one file",
 		Long: `History shows each version of a file that a snapshot has: its size, when it was
-changed, from which snapshot to which it was there, and in how many. A version is
-another content, size, time of change or type; of a folder, another time.
+changed, from which snapshot to which it was there, and in how many. A version
+is another content, size, time of change or type; of a folder, another time.
 
 To get one back: kassett restore SNAPSHOT --include PATH.`,
 		Args: args(1, 1, "the path of a file, as ls shows it"),
