@@ -152,6 +152,7 @@ func TestHostileClient(t *testing.T) {
 		{"delete the repository", "host", "DELETE", "/a/host/", nil, 403, "whole repository"},
 		{"delete the repository with all rights", "maker", "DELETE", "/a/host/", nil, 403, "whole repository"},
 		{"delete beside", "host", "DELETE", "/a/host/kassett/doomed/2", nil, 403, "right"},
+		{"doom all packs", "host", "POST", "/a/host/kassett/doomed/" + id, fresh, 403, "right"},
 		{"read the server's own", "host", "GET", "/a/host/kassett/served/since", nil, 403, "own"},
 		{"write the server's own", "maker", "POST", "/a/host/kassett/served/used/0", fresh, 403, "own"},
 		{"delete the server's own", "maker", "DELETE", "/a/host/kassett/served/since", nil, 403, "own"},

@@ -22,6 +22,7 @@ const (
 	ownerFolder  = servedFolder + "/locks"
 	usedFolder   = servedFolder + "/used"
 	recordFolder = "records"
+	doomedFolder = "doomed"
 )
 
 var errServerOnly = errors.New("these files are the server's own")

@@ -70,6 +70,8 @@ func (q *request) putRight(s *served) (Rights, error) {
 	switch {
 	case t.what == besideOne && serverOnly(t.beside):
 		return 0, q.denied(kassett.Denied, errServerOnly)
+	case t.what == besideOne && strings.HasPrefix(t.beside, doomedFolder+"/"):
+		return Full, nil // what is to go, only who may remove may say (docs/formats/doomed.md)
 	case t.what == besideOne:
 		return Append, nil
 	case t.handle.Kind == kassett.KeyFile || t.handle.Kind == kassett.ConfigFile:
