@@ -88,7 +88,7 @@ const (
 func CopyBlobs(ctx context.Context, src *Repository, set *BlobSet, targets []*CopyTarget, o CopyOptions) (*BlobSet, error) {
 	c := &copying{
 		src: src, set: set, o: o, planned: src.NewBlobSet(), had: src.NewBlobSet(),
-		memory: semaphore.NewWeighted(copyMemory),
+		memory: semaphore.NewWeighted(copyMemory), spare: make(chan []byte, copyMemory/defaultPackSize),
 	}
 	if err := c.start(ctx, targets); err != nil {
 		return c.had, err
@@ -110,6 +110,7 @@ type copying struct {
 	planned *BlobSet // blobs of set that are in a pack that was looked at
 	had     *BlobSet // blobs of set that could be read
 	memory  *semaphore.Weighted
+	spare   chan []byte // memory for packs that is not in use
 
 	mu     sync.Mutex // guards what follows
 	faults []error    // the first of those that could not

@@ -8,16 +8,12 @@ import (
 	"io"
 	"math"
 	"slices"
-	"sync"
 
 	"golang.org/x/sync/errgroup"
 
 	"kassett"
 	"kassett/repo/seal"
 )
-
-// packMemory are buffers for whole packs of usual length, to be used again.
-var packMemory = sync.Pool{New: func() any { return new([]byte) }}
 
 // pack copies from one pack.
 func (c *copying) pack(ctx context.Context, p copiedPack) error {
@@ -48,14 +44,8 @@ func (c *copying) wholePack(ctx context.Context, p copiedPack) (done bool, err e
 		return false, context.Cause(ctx)
 	}
 	defer c.memory.Release(share)
-	memory, _ := packMemory.Get().(*[]byte) // always one: see New
-	*memory = slices.Grow((*memory)[:0], int(size))[:size]
-	defer func() {
-		if cap(*memory) <= 2*defaultPackSize {
-			packMemory.Put(memory)
-		}
-	}()
-	whole := *memory
+	whole := c.takeMemory(int(size))
+	defer c.giveMemory(whole)
 	err = c.readWhole(ctx, p, whole)
 	if kassett.KindOf(err) == kassett.Corrupt && ctx.Err() == nil {
 		err = c.readWhole(ctx, p, whole) // a fault of the way may be gone
@@ -86,6 +76,29 @@ func (c *copying) wholePack(ctx context.Context, p copiedPack) (done bool, err e
 	err = g.Wait()
 	c.o.Progress.Done(int64(len(p.want)), bytes)
 	return true, err
+}
+
+// takeMemory returns memory for a whole pack. The copy keeps its own: what the
+// collector took from a pool would have to be made again and again.
+func (c *copying) takeMemory(size int) []byte {
+	select {
+	case b := <-c.spare:
+		if cap(b) >= size {
+			return b[:size]
+		}
+	default:
+	}
+	return make([]byte, size, max(size, defaultPackSize))
+}
+
+func (c *copying) giveMemory(b []byte) {
+	if cap(b) > 2*defaultPackSize {
+		return // keep no memory for the rare giant
+	}
+	select {
+	case c.spare <- b:
+	default:
+	}
 }
 
 // readWhole reads a pack and compares it with its name and the index.
