@@ -178,7 +178,7 @@ const maxClients = 4 << 20
 // it. Empty lines and lines that begin with # count for nothing. All that is
 // wrong is in one [kassett.Invalid] error, with the numbers of the lines.
 func ReadClients(r io.Reader, name string) (*Clients, error) {
-	c := &Clients{byName: map[string]*Client{}, cost: defaultCost}
+	c := &Clients{byName: map[string]*Client{}, cost: minCost}
 	var bad []error
 	text, err := io.ReadAll(io.LimitReader(r, maxClients+1))
 	if err != nil {

@@ -336,10 +336,10 @@ func TestManyLocks(t *testing.T) {
 	t.Parallel()
 	d := openDoor(t)
 	st := d.openAs(t, "host", "a/host")
-	for i := range 300 {
+	for i := range 110 {
 		b := storagetest.Random(uint64(5000+i), 200)
 		err := st.Put(t.Context(), kassett.Handle{Kind: kassett.LockFile, ID: kassett.Hash(b)}, kassett.BytesBody(b, kassett.Hash(b)))
-		if full := i >= 256; full != (kassett.KindOf(err) == kassett.Full) {
+		if full := i >= 100; full != (kassett.KindOf(err) == kassett.Full) {
 			t.Fatalf("lock %d: %v", i, err)
 		}
 	}
@@ -571,8 +571,8 @@ func TestFakeSnapshots(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for i := range 200 {
-		save(now.Add(time.Duration(i-150) * 2 * time.Hour)) // past, and future
+	for i := range 100 {
+		save(now.Add(time.Duration(i-75) * 4 * time.Hour)) // past, and future
 	}
 	asPruner, err := repo.Open(ctx, s.openAs(t, "pruner", "host"), []byte("pw"), repo.Options{KeyCost: cost})
 	if err != nil {
@@ -597,10 +597,10 @@ func TestFakeSnapshots(t *testing.T) {
 			t.Errorf("a good snapshot would go: %s", id.Short())
 		}
 	}
-	if odd < 150 {
+	if odd < 75 {
 		t.Errorf("%d snapshots are named as odd", odd)
 	}
-	if removed, err := plan.Remove(ctx, asPruner, nil); err != nil || len(removed) < 150 {
+	if removed, err := plan.Remove(ctx, asPruner, nil); err != nil || len(removed) < 75 {
 		t.Errorf("Remove: %d, %v", len(removed), err)
 	}
 }

@@ -12,7 +12,7 @@ import (
 
 // locksEach is how many locks one client may have in a repository: enough for
 // many runs side by side, too few to fill a disk with.
-const locksEach = 256
+const locksEach = 100
 
 // putLock stores a lock and writes down whose it is. The order makes a crash
 // leave a lock of nobody at the worst, which goes when its time has come, and
