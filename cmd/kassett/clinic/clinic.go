@@ -1,6 +1,7 @@
-// Package clinic makes a small invented clinic on disk, lets a day and a ransom pass
-// in it, and describes a folder in the system's own words. It shares no code with
-// the engine that it helps to judge.
+// Package clinic is the demonstration: a small invented clinic on disk, its days,
+// a ransom among them, and proofs that kassett gives back what was lost. It runs
+// kassett as a user would, describes folders in the system's own words, and
+// shares no code with the engine that it judges.
 package clinic
 
 import (

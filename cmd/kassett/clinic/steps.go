@@ -1,4 +1,4 @@
-package main
+package clinic
 
 import (
 	"context"
@@ -12,15 +12,14 @@ import (
 	"strings"
 
 	"kassett"
-	"kassett/cmd/kassett/clinic"
 	"kassett/cmd/kassett/terminal"
 )
 
-func (d *demo) open(ctx context.Context) (what, result string, err error) {
-	if d.counts, err = clinic.Make(ctx, d.clinic); err != nil {
+func (d *Demo) open(ctx context.Context) (what, result string, err error) {
+	if d.counts, err = Make(ctx, d.clinic); err != nil {
 		return "", "", err
 	}
-	d.first, err = clinic.Read(d.clinic)
+	d.first, err = Read(d.clinic)
 	c := d.counts
 	what = fmt.Sprintf("%s of this machine,\nrecords of %s, invented,\nwith names in five scripts", terminal.Plural(c.Real, "file", "files"), terminal.Plural(c.Patients, "patient", "patients"))
 	return what, fmt.Sprintf("%s, %s\n%s, %s,\n%s, 1 sparse file", terminal.Plural(c.Files, "file", "files"), terminal.Bytes(c.Bytes),
@@ -28,27 +27,37 @@ func (d *demo) open(ctx context.Context) (what, result string, err error) {
 		terminal.Plural(c.Xattrs, "extended attribute", "extended attributes")), err
 }
 
-func (d *demo) makeRepository(ctx context.Context) (what, result string, err error) {
+func (d *Demo) makeRepository(ctx context.Context) (what, result string, err error) {
 	secret := make([]byte, 16)
 	_, _ = rand.Read(secret) // never fails: it ends the program instead
-	if err := os.WriteFile(filepath.Join(d.dir, "password"), []byte(hex.EncodeToString(secret)+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(d.PasswordFile(), []byte(hex.EncodeToString(secret)+"\n"), 0o600); err != nil {
 		return "", "", err
 	}
 	return "kassett init", "encrypted, with a password nobody else has", d.must(ctx, nil, "init")
 }
 
-func (d *demo) backup(ctx context.Context, tag string) (backupResult, error) {
-	var res backupResult
+// backedUp is what kassett backup says at its end.
+type backedUp struct {
+	SnapshotID          string `json:"snapshot_id"`
+	FilesNew            uint64 `json:"files_new"`
+	FilesChanged        uint64 `json:"files_changed"`
+	FilesUnmodified     uint64 `json:"files_unmodified"`
+	DataAddedPacked     uint64 `json:"data_added_packed"`
+	TotalBytesProcessed uint64 `json:"total_bytes_processed"`
+}
+
+func (d *Demo) backup(ctx context.Context, tag string) (backedUp, error) {
+	var res backedUp
 	if err := d.must(ctx, &res, "backup", "--host", "demo-clinic", "--tag", tag, d.clinic); err != nil {
 		return res, err
 	}
-	if res.Summary == nil || res.SnapshotID == "" {
+	if res.SnapshotID == "" || res.TotalBytesProcessed == 0 {
 		return res, errors.New("the backup says of no snapshot")
 	}
 	return res, nil
 }
 
-func (d *demo) backupFirst(ctx context.Context) (what, result string, err error) {
+func (d *Demo) backupFirst(ctx context.Context) (what, result string, err error) {
 	res, err := d.backup(ctx, "monday")
 	if err != nil {
 		return "kassett backup", "", err
@@ -57,13 +66,13 @@ func (d *demo) backupFirst(ctx context.Context) (what, result string, err error)
 	return "kassett backup", fmt.Sprintf("%s saved,\nstored as %s", terminal.Bytes(int64(res.TotalBytesProcessed)), terminal.Bytes(int64(res.DataAddedPacked))), nil //nolint:gosec // a display
 }
 
-func (d *demo) change(ctx context.Context) (what, result string, err error) {
-	c, err := clinic.Change(ctx, d.clinic)
+func (d *Demo) change(ctx context.Context) (what, result string, err error) {
+	c, err := Change(ctx, d.clinic)
 	return "journals go on, files are deleted;\nthen someone encrypts the images",
 		fmt.Sprintf("%s edited, %s new, %s deleted,\n%s made unreadable", terminal.Count(c.Edited), terminal.Count(c.Added), terminal.Count(c.Deleted), terminal.Count(c.Ransomed)), err
 }
 
-func (d *demo) backupSecond(ctx context.Context) (what, result string, err error) {
+func (d *Demo) backupSecond(ctx context.Context) (what, result string, err error) {
 	res, err := d.backup(ctx, "tuesday")
 	if err != nil {
 		return "kassett backup", "", err
@@ -76,8 +85,11 @@ func (d *demo) backupSecond(ctx context.Context) (what, result string, err error
 		terminal.Count(res.FilesNew+res.FilesChanged), terminal.Bytes(int64(res.DataAddedPacked))), nil //nolint:gosec // a display
 }
 
-func (d *demo) check(ctx context.Context) (what, result string, err error) {
-	var res checkResult
+func (d *Demo) check(ctx context.Context) (what, result string, err error) {
+	var res struct {
+		Errors   int    `json:"num_errors"`
+		ReadData string `json:"read_data"`
+	}
 	if err := d.must(ctx, &res, "check", "--read-data"); err != nil {
 		return "kassett check --read-data", "", err
 	}
@@ -87,8 +99,10 @@ func (d *demo) check(ctx context.Context) (what, result string, err error) {
 	return "kassett check --read-data", "every stored byte was read: no faults", nil
 }
 
-func (d *demo) restore(ctx context.Context) (what, result string, err error) {
-	var res restoreResult
+func (d *Demo) restore(ctx context.Context) (what, result string, err error) {
+	var res struct {
+		Bytes uint64 `json:"bytes_restored"`
+	}
 	if err := d.must(ctx, &res, "restore", d.inSnapshot(), "--target", filepath.Join(d.dir, "back"), "--verify"); err != nil {
 		return "kassett restore --verify", "", err
 	}
@@ -96,7 +110,7 @@ func (d *demo) restore(ctx context.Context) (what, result string, err error) {
 }
 
 // inSnapshot names the clinic's folder in Monday's snapshot.
-func (d *demo) inSnapshot() string {
+func (d *Demo) inSnapshot() string {
 	abs, _ := filepath.Abs(d.clinic)
 	if vol := filepath.VolumeName(abs); vol != "" { // as restic, C: is the folder C
 		abs = strings.TrimSuffix(vol, ":") + abs[len(vol):]
@@ -104,14 +118,14 @@ func (d *demo) inSnapshot() string {
 	return d.firstID + ":" + filepath.ToSlash(abs)
 }
 
-func (d *demo) compare(context.Context) (what, result string, err error) {
+func (d *Demo) compare(context.Context) (what, result string, err error) {
 	err = d.same(filepath.Join(d.dir, "back"), &result, d.first)
 	return "Monday's clinic with what came back", result, err
 }
 
 // same compares a folder with a manifest and says so.
-func (d *demo) same(dir string, result *string, want clinic.Manifest) error {
-	back, err := clinic.Read(dir)
+func (d *Demo) same(dir string, result *string, want Manifest) error {
+	back, err := Read(dir)
 	if err != nil {
 		return err
 	}
@@ -122,7 +136,7 @@ func (d *demo) same(dir string, result *string, want clinic.Manifest) error {
 	return nil
 }
 
-func (d *demo) askRestic(ctx context.Context) (what, result string, err error) {
+func (d *Demo) askRestic(ctx context.Context) (what, result string, err error) {
 	what = "restic check --read-data,\nrestic restore"
 	program, _ := exec.LookPath("restic")
 	if program == "" {
@@ -131,7 +145,7 @@ func (d *demo) askRestic(ctx context.Context) (what, result string, err error) {
 	}
 	run := func(words ...string) (string, error) {
 		cmd := exec.CommandContext(ctx, program, append([]string{
-			"--repo", d.repo, "--password-file", filepath.Join(d.dir, "password"), "--cache-dir", filepath.Join(d.dir, "restic-cache"),
+			"--repo", d.repo, "--password-file", d.PasswordFile(), "--cache-dir", filepath.Join(d.dir, "restic-cache"),
 		}, words...)...)
 		out, err := cmd.CombinedOutput()
 		if err != nil {
@@ -159,7 +173,7 @@ func (d *demo) askRestic(ctx context.Context) (what, result string, err error) {
 	return what, strings.Join(words[:min(2, len(words))], " ") + " finds no fault\nand restores the same", nil
 }
 
-func (d *demo) damage(ctx context.Context) (what, result string, err error) {
+func (d *Demo) damage(ctx context.Context) (what, result string, err error) {
 	what = "one bit turned over in a copy,\nkassett check --read-data"
 	copied := filepath.Join(d.dir, "damaged")
 	if err := os.CopyFS(copied, os.DirFS(d.repo)); err != nil {
@@ -177,27 +191,27 @@ func (d *demo) damage(ctx context.Context) (what, result string, err error) {
 	if err := errors.Join(os.Remove(packs[0]), os.WriteFile(packs[0], b, 0o600)); err != nil {
 		return what, "", err
 	}
-	got := d.kassett(ctx, copied, "check", "--read-data")
+	got := d.run(ctx, copied, "check", "--read-data")
 	name := filepath.Base(packs[0])
-	if got.code != kassett.Corrupt.Exit() || !strings.Contains(got.stderr, name) {
-		return what, "", fmt.Errorf("exit code %d, and pack %s is not named: %s", got.code, name, got.stderr)
+	if got.Code != kassett.Corrupt.Exit() || !strings.Contains(got.Stderr, name) {
+		return what, "", fmt.Errorf("exit code %d, and pack %s is not named: %s", got.Code, name, got.Stderr)
 	}
-	return what, fmt.Sprintf("found, pack %.8s… named (exit code %d)", name, got.code), nil
+	return what, fmt.Sprintf("found, pack %.8s… named (exit code %d)", name, got.Code), nil
 }
 
-func (d *demo) hold(ctx context.Context) (what, result string, err error) {
+func (d *Demo) hold(ctx context.Context) (what, result string, err error) {
 	what = "kassett hold add Monday,\nkassett forget Monday"
 	if err := d.must(ctx, nil, "hold", "add", d.firstID, "--reason", "the inquiry into the ransom", "--by", "Kari Demo"); err != nil {
 		return what, "", err
 	}
-	got := d.kassett(ctx, d.repo, "forget", d.firstID)
-	if got.code != kassett.Held.Exit() {
-		return what, "", fmt.Errorf("forget of a held snapshot ended with exit code %d: %s", got.code, got.stderr)
+	got := d.run(ctx, d.repo, "forget", d.firstID)
+	if got.Code != kassett.Held.Exit() {
+		return what, "", fmt.Errorf("forget of a held snapshot ended with exit code %d: %s", got.Code, got.Stderr)
 	}
-	return what, fmt.Sprintf("refused, with the reason (exit code %d)", got.code), nil
+	return what, fmt.Sprintf("refused, with the reason (exit code %d)", got.Code), nil
 }
 
-func (d *demo) mend(ctx context.Context) (what, result string, err error) {
+func (d *Demo) mend(ctx context.Context) (what, result string, err error) {
 	what = "kassett restore Monday over what\nthe ransom left, compare"
 	err = d.must(ctx, nil, "restore", d.inSnapshot(), "--target", d.clinic, "--delete", "--verify")
 	if err == nil {
@@ -206,7 +220,7 @@ func (d *demo) mend(ctx context.Context) (what, result string, err error) {
 	return what, result, err
 }
 
-func (d *demo) backupThird(ctx context.Context) (what, result string, err error) {
+func (d *Demo) backupThird(ctx context.Context) (what, result string, err error) {
 	res, err := d.backup(ctx, "wednesday")
 	if err != nil {
 		return "kassett backup", "", err
@@ -217,7 +231,7 @@ func (d *demo) backupThird(ctx context.Context) (what, result string, err error)
 	return "kassett backup", fmt.Sprintf("nearly all was there already:\nstored as %s", terminal.Bytes(int64(res.DataAddedPacked))), nil //nolint:gosec // a display
 }
 
-func (d *demo) forget(ctx context.Context) (what, result string, err error) {
+func (d *Demo) forget(ctx context.Context) (what, result string, err error) {
 	what = "kassett forget Tuesday --prune,\nkassett check --read-data"
 	before := folderSize(d.repo)
 	if err := d.must(ctx, nil, "forget", d.badID, "--prune", "--max-unused", "0"); err != nil {
