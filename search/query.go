@@ -269,9 +269,10 @@ func (c *scan) peek(ctx context.Context) (*entry, error) {
 }
 
 func (c *scan) block(i int) error {
-	if len(c.n.name) >= 3 {
+	last := c.n.folder[bytes.LastIndexByte(c.n.folder, '/')+1:]
+	if len(c.n.name) >= 3 || len(last) >= 3 {
 		f, err := c.s.filterOf(i)
-		if err != nil || !f.may(c.n.name) {
+		if err != nil || !f.may(c.n.name) || !f.may(last) {
 			return err
 		}
 	}

@@ -91,6 +91,10 @@ func (w *segmentWriter) add(e *entry) error {
 	if w.block.n == 0 {
 		w.first = entry{folder: bytes.Clone(e.folder), name: bytes.Clone(e.name)}
 	}
+	if w.block.n == 0 || !bytes.Equal(w.block.folder, e.folder) {
+		// For texts with slashes.
+		w.filter.add(fold(nil, e.folder[bytes.LastIndexByte(e.folder, separator)+1:]))
+	}
 	w.lower = lower(w.lower[:0], e.name)
 	folded := w.lower
 	if e.folded != nil {
