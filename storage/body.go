@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"sync"
 
 	"kassett"
 )
@@ -68,6 +69,24 @@ func (c *checkedBody) Read(p []byte) (int, error) {
 		return n, fmt.Errorf("read what is to be stored: %w", err)
 	}
 	return n, err
+}
+
+// copyBuffers holds what bodies are copied through.
+var copyBuffers = sync.Pool{New: func() any { return new([256 << 10]byte) }}
+
+// WriteTo implements [io.WriterTo]: what rests in memory is one write.
+func (c *checkedBody) WriteTo(w io.Writer) (n int64, err error) {
+	if err := c.alive(); err != nil {
+		return 0, err
+	}
+	if m, ok := c.r.(inMemory); ok {
+		n, err = m.WriteTo(w)
+		c.size += n
+		return n, err
+	}
+	buf, _ := copyBuffers.Get().(*[256 << 10]byte) // always one
+	defer copyBuffers.Put(buf)
+	return io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{c}, buf[:])
 }
 
 // Close implements [io.Closer].

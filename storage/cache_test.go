@@ -15,13 +15,19 @@ import (
 	"kassett/storage/storagetest"
 )
 
-// cached returns a storage with a cache, the storage below it, and the folder.
-func cached(t *testing.T, limit int64) (kassett.Storage, *storagetest.Memory, *storagetest.Tracing, string) {
+// below is what a cache stands on: a storage, what it was asked, a folder.
+type below struct {
+	*storagetest.Memory
+	tr  *storagetest.Tracing
+	dir string
+}
+
+// cached returns a storage with a cache.
+func cached(t *testing.T, limit int64) (kassett.Storage, below) {
 	t.Helper()
 	m := storagetest.NewMemory()
-	tr := storagetest.NewTracing(m)
-	dir := filepath.Join(t.TempDir(), "cache")
-	return storage.Cache(tr, dir, limit), m, tr, dir
+	b := below{m, storagetest.NewTracing(m), filepath.Join(t.TempDir(), "cache")}
+	return storage.Cache(b.tr, b.dir, limit), b
 }
 
 func store(t *testing.T, m kassett.Storage, k kassett.FileKind, b []byte) kassett.Handle {
@@ -58,7 +64,7 @@ func TestCacheKeepsThePromises(t *testing.T) {
 // TestCacheSaves counts what the storage is asked.
 func TestCacheSaves(t *testing.T) {
 	t.Parallel()
-	s, m, tr, dir := cached(t, 0)
+	s, m := cached(t, 0)
 	trees := kassett.OfTrees(t.Context())
 	b := storagetest.Random(1, 1<<20)
 	pack, snapshot := store(t, m, kassett.PackFile, b), store(t, m, kassett.SnapshotFile, b[:500])
@@ -72,13 +78,13 @@ func TestCacheSaves(t *testing.T) {
 			t.Fatalf("Get of a snapshot = %d bytes, %v", len(got), err)
 		}
 	}
-	if n := len(tr.Calls(storagetest.Get)); n != 3 { // one small read, the pack, the snapshot
+	if n := len(m.tr.Calls(storagetest.Get)); n != 3 { // one small read, the pack, the snapshot
 		t.Errorf("the storage was asked %d times, want 3", n)
 	}
-	if n := len(files(t, dir)); n != 2 {
+	if n := len(files(t, m.dir)); n != 2 {
 		t.Errorf("%d files are kept, want 2", n)
 	}
-	tr.Reset()
+	m.tr.Reset()
 	for range 3 { // data and index files go past the cache
 		for _, h := range []kassett.Handle{pack, index} {
 			if _, err := read(s.Get(t.Context(), h, 0, 100)); err != nil {
@@ -86,15 +92,15 @@ func TestCacheSaves(t *testing.T) {
 			}
 		}
 	}
-	if n := len(tr.Calls(storagetest.Get)); n != 6 {
+	if n := len(m.tr.Calls(storagetest.Get)); n != 6 {
 		t.Errorf("the storage was asked %d times, want 6", n)
 	}
 	// Another process finds what this one left.
-	tr.Reset()
-	if got, err := read(storage.Cache(tr, dir, 0).Get(trees, pack, 5, 10)); err != nil || !bytes.Equal(got, b[5:15]) {
+	m.tr.Reset()
+	if got, err := read(storage.Cache(m.tr, m.dir, 0).Get(trees, pack, 5, 10)); err != nil || !bytes.Equal(got, b[5:15]) {
 		t.Errorf("Get = %d bytes, %v", len(got), err)
 	}
-	if n := len(tr.Calls(storagetest.Get)); n != 0 {
+	if n := len(m.tr.Calls(storagetest.Get)); n != 0 {
 		t.Errorf("the storage was asked %d times, want never", n)
 	}
 	if err := s.Delete(t.Context(), snapshot); err != nil {
@@ -125,19 +131,19 @@ func TestCacheDamage(t *testing.T) {
 		},
 		"no folder at all": func(p string) error { return os.RemoveAll(filepath.Dir(filepath.Dir(p))) },
 	} {
-		s, m, tr, dir := cached(t, 0)
+		s, m := cached(t, 0)
 		h := store(t, m, kassett.SnapshotFile, b)
 		if _, err := read(s.Get(t.Context(), h, 0, -1)); err != nil {
 			t.Fatal(err)
 		}
-		kept := files(t, dir)
+		kept := files(t, m.dir)
 		if len(kept) != 1 {
 			t.Fatalf("%d files are kept, want 1", len(kept))
 		}
 		if err := spoil(kept[0]); err != nil {
 			t.Fatal(err)
 		}
-		got, err := read(storage.Cache(tr, dir, 0).Get(t.Context(), h, 10, 5000)) // as another process
+		got, err := read(storage.Cache(m.tr, m.dir, 0).Get(t.Context(), h, 10, 5000)) // as another process
 		if err != nil || !bytes.Equal(got, b[10:5010]) {
 			t.Errorf("%s: %d bytes, %v", name, len(got), err)
 		}
@@ -148,20 +154,20 @@ func TestCacheDamage(t *testing.T) {
 // is, so that the damage is named, and not kept.
 func TestCacheKeepsNoDamage(t *testing.T) {
 	t.Parallel()
-	s, m, _, dir := cached(t, 0)
+	s, m := cached(t, 0)
 	b := storagetest.Random(1, 5000)
 	h := store(t, m, kassett.SnapshotFile, b)
 	m.Damage(h, func(b []byte) []byte { b[7] ^= 1; return b })
 	got, err := read(s.Get(t.Context(), h, 0, -1))
-	if err != nil || kassett.Hash(got) == h.ID || len(files(t, dir)) != 0 {
-		t.Errorf("%d bytes, %v, %d files kept", len(got), err, len(files(t, dir)))
+	if err != nil || kassett.Hash(got) == h.ID || len(files(t, m.dir)) != 0 {
+		t.Errorf("%d bytes, %v, %d files kept", len(got), err, len(files(t, m.dir)))
 	}
 }
 
 // TestCacheIsBounded checks that what was used last stays.
 func TestCacheIsBounded(t *testing.T) {
 	t.Parallel()
-	s, m, tr, dir := cached(t, 100_000)
+	s, m := cached(t, 100_000)
 	var all []kassett.Handle
 	for i := range 30 {
 		h := store(t, m, kassett.SnapshotFile, storagetest.Random(uint64(i), 10_000))
@@ -169,7 +175,7 @@ func TestCacheIsBounded(t *testing.T) {
 		if _, err := read(s.Get(t.Context(), h, 0, -1)); err != nil {
 			t.Fatal(err)
 		}
-		for _, p := range files(t, dir) { // each is older than the next, as on a slow day
+		for _, p := range files(t, m.dir) { // each is older than the next, as on a slow day
 			fi, err := os.Stat(p)
 			if err != nil {
 				t.Fatal(err)
@@ -179,15 +185,15 @@ func TestCacheIsBounded(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if n := len(files(t, dir)); n > 10 {
+		if n := len(files(t, m.dir)); n > 10 {
 			t.Fatalf("%d files of 10 kB are kept in 100 kB", n)
 		}
 	}
-	tr.Reset()
-	if _, err := read(s.Get(t.Context(), all[29], 0, -1)); err != nil || len(tr.Calls()) != 0 {
+	m.tr.Reset()
+	if _, err := read(s.Get(t.Context(), all[29], 0, -1)); err != nil || len(m.tr.Calls()) != 0 {
 		t.Errorf("the last one is not kept: %v", err)
 	}
-	if _, err := read(s.Get(t.Context(), all[0], 0, -1)); err != nil || len(tr.Calls()) == 0 {
+	if _, err := read(s.Get(t.Context(), all[0], 0, -1)); err != nil || len(m.tr.Calls()) == 0 {
 		t.Errorf("the first one is still kept: %v", err)
 	}
 }
@@ -196,8 +202,8 @@ func TestCacheIsBounded(t *testing.T) {
 // one folder, too small for all of them.
 func TestCacheSideBySide(t *testing.T) {
 	t.Parallel()
-	one, m, tr, dir := cached(t, 60_000)
-	two := storage.Cache(tr, dir, 60_000)
+	one, m := cached(t, 60_000)
+	two := storage.Cache(m.tr, m.dir, 60_000)
 	trees := kassett.OfTrees(t.Context())
 	var content [10][]byte
 	var packs [10]kassett.Handle

@@ -73,7 +73,8 @@ func (a *app) sftpDial(p sftp.Place) (sftp.DialFunc, error) {
 		}
 		return a.program(func(int) []string { return words }), nil
 	}
-	if _, err := exec.LookPath("ssh"); client == "native" || client == "" && err != nil {
+	_, missing := exec.LookPath("ssh")
+	if client == "native" || client == "" && missing != nil {
 		return a.nativeSSH(p).Dial, nil
 	}
 	extra, err := splitWords(options["sftp.args"])

@@ -225,6 +225,9 @@ func (s *soak) run(span time.Duration) {
 			s.try(s.other()...)
 		}
 		s.calm()
+		if s.saved[tag] {
+			s.wantListed(tag)
+		}
 		if round%10 == 9 {
 			s.must("a", "check")
 			s.must("b", "check")
@@ -316,6 +319,15 @@ func (s *soak) must(name string, args ...string) []byte {
 		s.t.Fatalf("kassett %s on %s: %v\n%s%s", strings.Join(args, " "), name, err, out, stderr.String())
 	}
 	return out
+}
+
+// wantListed checks that what the last backup said it saved is listed.
+func (s *soak) wantListed(tag string) {
+	s.t.Helper()
+	var sns []struct{}
+	if err := json.Unmarshal(s.must("a", "snapshots", "--json", "--tag", tag), &sns); err != nil || len(sns) != 1 {
+		s.t.Errorf("the backup of %s said that it saved a snapshot, and %d are listed (%v)", tag, len(sns), err)
+	}
 }
 
 // prove restores every listed snapshot, of the repository and of its copy, and

@@ -2,16 +2,15 @@ package local
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"sync"
 
 	"kassett"
+	"kassett/storage"
 )
 
 // Put implements [kassett.Storage]. It believes the sum of a
@@ -168,11 +167,11 @@ func (s *Storage) fill(ctx context.Context, temp tempFile, body kassett.Body) (e
 			err = closeErr
 		}
 	}()
-	r, err := body.Open()
+	r, err := storage.OpenBody(ctx, body)
 	if err != nil {
-		return fmt.Errorf("open what is to be stored: %w", err)
+		return err
 	}
-	err = copyBody(ctx, temp, r, body)
+	_, err = io.Copy(temp, r)
 	if closeErr := r.Close(); err == nil {
 		err = closeErr
 	}
@@ -183,63 +182,4 @@ func (s *Storage) fill(ctx context.Context, temp tempFile, body kassett.Body) (e
 		return err
 	}
 	return temp.Seal(s.modes.file)
-}
-
-// memory is a reader over bytes in memory, as bytes.Reader is one.
-type memory interface {
-	io.WriterTo
-	Len() int
-}
-
-// buffers holds what streamed bodies are copied through.
-var buffers sync.Pool
-
-// copyBody writes r to w, in one write when it rests in memory, and compares
-// its size and, unless it rests in memory, its sum with what body says.
-func copyBody(ctx context.Context, w io.Writer, r io.Reader, body kassett.Body) error {
-	if m, ok := r.(memory); ok {
-		if int64(m.Len()) != body.Size {
-			return wrongBody("%d bytes instead of %d", m.Len(), body.Size)
-		}
-		_, err := m.WriteTo(w)
-		return err
-	}
-	buf, ok := buffers.Get().(*[256 << 10]byte)
-	if !ok {
-		buf = new([256 << 10]byte)
-	}
-	defer buffers.Put(buf)
-	sum, size := sha256.New(), int64(0)
-	for {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		n, err := r.Read(buf[:])
-		if size += int64(n); size > body.Size {
-			return wrongBody("more than %d bytes", body.Size)
-		}
-		sum.Write(buf[:n])
-		if _, err := w.Write(buf[:n]); err != nil {
-			return err
-		}
-		if err == io.EOF {
-			break
-		} else if err != nil {
-			return fmt.Errorf("read what is to be stored: %w", err)
-		}
-	}
-	if size != body.Size {
-		return wrongBody("%d bytes instead of %d", size, body.Size)
-	}
-	if got := kassett.ID(sum.Sum(nil)); got != body.Sum {
-		return wrongBody("SHA-256 %s instead of %s", got, body.Sum)
-	}
-	return nil
-}
-
-func wrongBody(format string, args ...any) error {
-	return &kassett.Error{
-		Op: "check what is to be stored", Kind: kassett.Corrupt, Err: fmt.Errorf(format, args...),
-		Hint: "the bytes changed between two readings: test the memory of this machine, and what they were read from",
-	}
 }

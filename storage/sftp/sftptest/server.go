@@ -78,7 +78,7 @@ func Start(t testing.TB, lines ...string) *Server {
 	s.hostKey = hostKey
 	s.Know(t, s.Addr())
 	write(t, s.Config, fmt.Sprintf("IdentityFile %s\nIdentitiesOnly yes\nUserKnownHostsFile %s\nStrictHostKeyChecking yes\nLogLevel ERROR\n", s.Key, s.KnownHosts))
-	ctx, stop := context.WithCancel(context.Background())
+	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context())) // t's own ends before the clean-up
 	s.all.Go(func() { s.accept(ctx, sshd) })
 	t.Cleanup(func() {
 		_ = s.in.Close()
