@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"kassett"
+	"kassett/repo/pruneplan"
 )
 
 // PruneOptions says how much a prune may leave and how much it may move. The
@@ -26,53 +27,9 @@ type PruneOptions struct {
 // PruneStats is what a prune did, or in a dry run would do. Its JSON has
 // restic's names.
 type PruneStats struct {
-	MessageType string     `json:"message_type"` // left to who prints it
-	Blobs       PruneBlobs `json:"blobs"`
-	Bytes       PruneBytes `json:"bytes"`
-	Packs       PrunePacks `json:"packfiles"`
-	Held        Held       `json:"held,omitzero"` // of the packs to remove
-}
-
-// PruneBlobs counts blobs, one for each place where one rests.
-type PruneBlobs struct {
-	Used         uint64 `json:"used"`
-	Duplicate    uint64 `json:"duplicate"` // further copies of used blobs
-	Unused       uint64 `json:"unused"`
-	Total        uint64 `json:"total"`
-	Repack       uint64 `json:"repack"`        // in packs to rewrite
-	RepackRemove uint64 `json:"repack_remove"` // of those, not kept
-	Remove       uint64 `json:"remove"`        // in packs to delete
-	RemoveTotal  uint64 `json:"remove_total"`
-	Remaining    uint64 `json:"remaining"`
-}
-
-// PruneBytes sums bytes as stored.
-type PruneBytes struct {
-	Used            uint64 `json:"used"`
-	Duplicate       uint64 `json:"duplicate"`
-	Unused          uint64 `json:"unused"`
-	Unreferenced    uint64 `json:"unreferenced"` // packs that no index file names
-	Uncompressed    uint64 `json:"uncompressed"` // remaining in packs with uncompressed blobs
-	Total           uint64 `json:"total"`
-	Repack          uint64 `json:"repack"`
-	RepackRemove    uint64 `json:"repack_remove"`
-	Remove          uint64 `json:"remove"`
-	RemoveTotal     uint64 `json:"remove_total"`
-	Remaining       uint64 `json:"remaining"`
-	RemainingUnused uint64 `json:"remaining_unused"`
-}
-
-// PrunePacks counts packs.
-type PrunePacks struct {
-	Used         uint64 `json:"used"` // wholly
-	Unused       uint64 `json:"unused"`
-	PartlyUsed   uint64 `json:"partly_used"`
-	Unreferenced uint64 `json:"unreferenced"`
-	Total        uint64 `json:"total"`
-	Keep         uint64 `json:"keep"`
-	Repack       uint64 `json:"repack"`
-	Remove       uint64 `json:"remove"`
-	RemoveTotal  uint64 `json:"remove_total"`
+	MessageType string `json:"message_type"` // left to who prints it
+	pruneplan.Stats
+	Held Held `json:"held,omitzero"` // of the packs to remove
 }
 
 // Prune removes what no blob of used needs: whole packs where nothing in them
@@ -96,22 +53,23 @@ func (r *Repository) Prune(ctx context.Context, used *BlobSet, o PruneOptions) (
 	if err != nil {
 		return PruneStats{}, err
 	}
+	stats := PruneStats{Stats: p.plan.Stats}
 	if o.DryRun {
-		return p.plan.stats, nil
+		return stats, nil
 	}
 	if err := p.nobodyElse(ctx); err != nil {
 		return PruneStats{}, err
 	}
 	if err := p.repack(ctx); err != nil {
-		return p.plan.stats, err
+		return stats, err
 	}
 	s := &sweep{r: r, doomed: p.doomed(), used: used, notes: p.notes, progress: o.Progress}
 	err = s.run(ctx)
-	p.plan.stats.Held = s.stats.Held
+	stats.Held = s.stats.Held
 	if err != nil {
-		return p.plan.stats, err
+		return stats, err
 	}
-	return p.plan.stats, r.LoadIndex(ctx, o.Progress)
+	return stats, r.LoadIndex(ctx, o.Progress)
 }
 
 // nobodyElse makes sure that the index is still the one that was planned with.
@@ -126,9 +84,9 @@ func (p *pruning) nobodyElse(ctx context.Context) error {
 	}
 }
 
-func (r *Repository) pruneLimits(o PruneOptions) (pruneLimits, error) {
-	bad := func(err, hint string) (pruneLimits, error) {
-		return pruneLimits{}, &kassett.Error{Op: "prune", Kind: kassett.Invalid, Err: errors.New(err), Hint: hint}
+func (r *Repository) pruneLimits(o PruneOptions) (pruneplan.Limits, error) {
+	bad := func(err, hint string) (pruneplan.Limits, error) {
+		return pruneplan.Limits{}, &kassett.Error{Op: "prune", Kind: kassett.Invalid, Err: errors.New(err), Hint: hint}
 	}
 	packSize := int64(cmp.Or(r.options.PackSize, defaultPackSize))
 	v2 := r.Config().Version >= 2
@@ -141,15 +99,15 @@ func (r *Repository) pruneLimits(o PruneOptions) (pruneLimits, error) {
 	case o.RepackUncompressed && r.options.Compression == CompressOff:
 		return bad("uncompressed blobs are to be rewritten, and compression is off", "leave one of both away")
 	}
-	l := pruneLimits{
-		unused: o.MaxUnused, repack: math.MaxUint64, small: uint64(o.RepackSmall),
-		rawTrees: v2, rawData: o.RepackUncompressed, treesOnly: o.RepackTreesOnly,
+	l := pruneplan.Limits{
+		Unused: o.MaxUnused.limit, Repack: math.MaxUint64, Small: uint64(o.RepackSmall),
+		RawTrees: v2, RawData: o.RepackUncompressed, TreesOnly: o.RepackTreesOnly,
 	}
 	switch {
 	case o.MaxRepackSize < 0:
-		l.repack = 0
+		l.Repack = 0
 	case o.MaxRepackSize > 0:
-		l.repack = uint64(o.MaxRepackSize)
+		l.Repack = uint64(o.MaxRepackSize)
 	}
 	return l, nil
 }
@@ -158,7 +116,7 @@ func (r *Repository) pruneLimits(o PruneOptions) (pruneLimits, error) {
 type pruning struct {
 	r     *Repository
 	o     PruneOptions
-	plan  *prunePlan
+	plan  *pruneplan.Plan
 	table *prunedTable
 	notes indexNotes
 	// marked are the packs that doomed lists name already, ascending.
@@ -177,7 +135,7 @@ func (r *Repository) planPrune(ctx context.Context, used *BlobSet, marked []kass
 	return p, p.makePlan(ctx, used, limits)
 }
 
-func (p *pruning) makePlan(ctx context.Context, used *BlobSet, l pruneLimits) error {
+func (p *pruning) makePlan(ctx context.Context, used *BlobSet, l pruneplan.Limits) error {
 	packs, err := p.r.listPacks(ctx)
 	if err != nil {
 		return err
@@ -187,11 +145,11 @@ func (p *pruning) makePlan(ctx context.Context, used *BlobSet, l pruneLimits) er
 		return fmt.Errorf("plan prune: %w", err)
 	}
 	p.table = table
-	p.plan = weighPacks(table.packs, n, p.marked, table.records)
+	p.plan = pruneplan.New(table.numbered(p.marked), n, table.records)
 	if table.err != nil {
 		return table.err
 	}
-	if err := lostBlobs(used, p.plan.found); err != nil {
+	if err := lostBlobs(used, p.plan.Found); err != nil {
 		return err
 	}
 	if err := p.brokenPacks(); err != nil {
@@ -200,7 +158,7 @@ func (p *pruning) makePlan(ctx context.Context, used *BlobSet, l pruneLimits) er
 	if err := p.keepHeld(ctx, l); err != nil {
 		return err
 	}
-	p.plan.decide(l, table.records)
+	p.plan.Decide(l, table.records)
 	return errors.Join(table.err, context.Cause(ctx))
 }
 
@@ -208,9 +166,9 @@ func (p *pruning) makePlan(ctx context.Context, used *BlobSet, l pruneLimits) er
 // place of a blob has a number: its turn.
 type prunedTable struct {
 	r     *Repository
-	packs []storedPack // of the storage and of the table, ordered by ID
-	used  bitmap       // by the number of a blob's first place
-	err   error        // why a pass over the table came to no end
+	packs []storedPack     // of the storage and of the table, ordered by ID
+	used  pruneplan.Bitmap // by the number of a blob's first place
+	err   error            // why a pass over the table came to no end
 }
 
 // readTable goes through the table once, and returns the number of places.
@@ -223,7 +181,7 @@ func (r *Repository) readTable(stored []storedPack, used *BlobSet) (t *prunedTab
 			t.used = append(t.used, 0)
 		}
 		if (n == 0 || l.BlobHandle != last) && used.Has(l.BlobHandle) {
-			t.used.set(uint32(n))
+			t.used.Set(uint32(n))
 		}
 		if _, ok := findPack(stored, l.Pack); !ok {
 			absent[l.Pack] = struct{}{}
@@ -237,37 +195,62 @@ func (r *Repository) readTable(stored []storedPack, used *BlobSet) (t *prunedTab
 	}
 	t.packs = stored
 	for id := range absent {
-		t.packs = append(t.packs, storedPack{id, missingPack})
+		t.packs = append(t.packs, storedPack{id, pruneplan.Missing})
 	}
 	slices.SortFunc(t.packs, func(a, b storedPack) int { return a.id.Compare(b.id) })
 	return t, n, err
 }
 
-// records yields the places of each blob; see [pruneRecords]. Packs that were
-// written since readTable are passed over.
-func (t *prunedTable) records(yield func([]pruneRecord, bool) bool) {
-	var group []pruneRecord
-	flush := func() bool {
-		return len(group) == 0 || yield(group, t.used.has(group[0].n))
+// numbered returns the packs as the planning knows them. marked are those that
+// doomed lists name.
+func (t *prunedTable) numbered(marked []kassett.ID) pruneplan.Packs {
+	p := pruneplan.Packs{Sizes: make([]int64, len(t.packs)), Overhead: packOverhead, Doomed: pruneplan.NewBitmap(len(t.packs))}
+	for i, pack := range t.packs {
+		p.Sizes[i] = pack.size
+		if contains(marked, pack.id) {
+			p.Doomed.Set(uint32(i))
+		}
 	}
-	n, stopped := uint32(0), false
+	return p
+}
+
+// each calls fn for every place of every blob with the numbers of its pack and
+// of itself, until fn returns false. Packs that were written since readTable are
+// passed over.
+func (t *prunedTable) each(fn func(pack, n uint32, l Location) bool) {
+	n := uint32(0)
 	err := t.r.table.Each(func(l Location) bool {
 		i, ok := findPack(t.packs, l.Pack)
 		if !ok {
 			return true
 		}
-		if len(group) > 0 && group[0].BlobHandle != l.BlobHandle {
-			stopped = !flush()
-			group = group[:0]
-		}
-		group = append(group, pruneRecord{uint32(i), n, l.Blob})
 		n++
+		return fn(uint32(i), n-1, l)
+	})
+	t.err = errors.Join(t.err, err)
+}
+
+// records are the places of each blob: see [pruneplan.Records].
+func (t *prunedTable) records(yield func([]pruneplan.Record, bool) bool) {
+	var group []pruneplan.Record
+	var last BlobHandle
+	flush := func() bool {
+		return len(group) == 0 || yield(group, t.used.Has(group[0].N))
+	}
+	stopped := false
+	t.each(func(pack, n uint32, l Location) bool {
+		if l.BlobHandle != last {
+			stopped = !flush()
+			group, last = group[:0], l.BlobHandle
+		}
+		group = append(group, pruneplan.Record{
+			Pack: pack, N: n, Length: l.Length, Header: uint8(entrySize(l.Blob)), Tree: l.Type == TreeBlob, Raw: l.Plain == 0,
+		})
 		return !stopped
 	})
 	if !stopped {
 		flush()
 	}
-	t.err = errors.Join(t.err, err)
 }
 
 // maxNamed is how many of many things an error names.
@@ -277,17 +260,17 @@ const maxNamed = 20
 func (p *pruning) brokenPacks() error {
 	var faults []error
 	n, cut := 0, false
-	for i := range p.plan.broken() {
+	for i := range p.plan.Broken() {
 		if n++; n > maxNamed {
 			continue
 		}
-		pack, s := p.plan.packs[i], &p.plan.sums[i]
-		if pack.size == missingPack {
+		pack := p.table.packs[i]
+		if pack.size == pruneplan.Missing {
 			faults = append(faults, fmt.Errorf("pack %s is missing", pack.id))
 			continue
 		}
 		cut = true
-		faults = append(faults, fmt.Errorf("pack %s has %d bytes, the index says %d", pack.id, pack.size, s.indexed))
+		faults = append(faults, fmt.Errorf("pack %s has %d bytes, the index says %d", pack.id, pack.size, p.plan.Indexed(i)))
 	}
 	if n == 0 {
 		return nil
@@ -307,8 +290,8 @@ func (p *pruning) brokenPacks() error {
 
 // doomed returns the packs that shall go, ordered.
 func (p *pruning) doomed() (packs []kassett.ID) {
-	for i, pack := range p.plan.packs {
-		if p.plan.sums[i].fate != fateKeep {
+	for i, pack := range p.table.packs {
+		if p.plan.Fate(i) != pruneplan.Keep {
 			packs = append(packs, pack.id)
 		}
 	}
@@ -321,12 +304,12 @@ const repackBatch = 1 << 20
 
 // repack moves the blobs that stay out of packs that do not.
 func (p *pruning) repack(ctx context.Context) error {
-	packs := p.plan.stats.Packs.Repack
+	packs := p.plan.Stats.Packs.Repack
 	if packs == 0 {
 		return nil
 	}
 	p.o.Progress.Enter("rewrite packs")
-	p.o.Progress.Expect(int64(packs), int64(p.plan.stats.Bytes.Repack))
+	p.o.Progress.Expect(int64(packs), int64(p.plan.Stats.Bytes.Repack))
 	w := p.r.NewWriter(ctx, WriterOptions{Progress: p.o.Progress})
 	err := p.repackBatches(ctx, w)
 	if err == nil {
@@ -339,12 +322,10 @@ func (p *pruning) repack(ctx context.Context) error {
 }
 
 func (p *pruning) repackBatches(ctx context.Context, w *Writer) error {
-	for from := 0; from < len(p.plan.sums); {
+	for from := 0; from < len(p.table.packs); {
 		to, n := from, 0
-		for ; to < len(p.plan.sums) && n < repackBatch; to++ {
-			if s := &p.plan.sums[to]; s.fate == fateRepack {
-				n += int(s.used)
-			}
+		for ; to < len(p.table.packs) && n < repackBatch; to++ {
+			n += p.plan.Moved(to)
 		}
 		packs := p.batch(from, to, n)
 		if p.table.err != nil {
@@ -352,7 +333,7 @@ func (p *pruning) repackBatches(ctx context.Context, w *Writer) error {
 		}
 		ids := make([]kassett.ID, len(packs))
 		for i, m := range packs {
-			ids[i] = p.plan.packs[m.pack].id
+			ids[i] = p.table.packs[m.pack].id
 		}
 		if err := p.r.Thaw(ctx, ids, p.o.Progress); err != nil {
 			return err
@@ -379,28 +360,27 @@ func (p *pruning) batch(from, to, n int) []movedPack {
 	var moved []movedPack
 	at := make([]int, to-from) // in moved, by pack
 	for i := from; i < to; i++ {
-		if s := &p.plan.sums[i]; s.fate == fateRepack {
+		if p.plan.Fate(i) == pruneplan.Repack {
 			at[i-from] = len(moved)
-			moved = append(moved, movedPack{i, blobs[:0:s.used]})
-			blobs = blobs[s.used:]
+			used := p.plan.Moved(i)
+			moved = append(moved, movedPack{i, blobs[:0:used]})
+			blobs = blobs[used:]
 		}
 	}
-	for places := range p.table.records {
-		for i := range places {
-			rec := &places[i]
-			pack := int(rec.pack)
-			if pack >= from && pack < to && p.plan.sums[pack].fate == fateRepack && p.plan.keep.has(rec.n) {
-				m := &moved[at[pack-from]]
-				m.blobs = append(m.blobs, rec.Blob)
-			}
+	p.table.each(func(number, n uint32, l Location) bool {
+		pack := int(number)
+		if pack >= from && pack < to && p.plan.Fate(pack) == pruneplan.Repack && p.plan.Kept(n) {
+			m := &moved[at[pack-from]]
+			m.blobs = append(m.blobs, l.Blob)
 		}
-	}
+		return true
+	})
 	return moved
 }
 
 // move stores the blobs of one pack again.
 func (p *pruning) move(ctx context.Context, w *Writer, m movedPack) error {
-	pack, read := p.plan.packs[m.pack], int64(0)
+	pack, read := p.table.packs[m.pack], int64(0)
 	v2 := p.r.Config().Version >= 2
 	err := p.r.scanPack(ctx, pack, m.blobs, func(b Blob, sealed []byte, err error) error {
 		read += int64(b.Length)
@@ -414,7 +394,7 @@ func (p *pruning) move(ctx context.Context, w *Writer, m movedPack) error {
 		}
 		return p.moveContent(ctx, w, b, err)
 	})
-	p.o.Progress.Done(1, int64(p.plan.sums[m.pack].indexed)-read)
+	p.o.Progress.Done(1, int64(p.plan.Indexed(m.pack))-read)
 	return err
 }
 

@@ -2,12 +2,11 @@ package repo
 
 import (
 	"context"
-	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"kassett"
+	"kassett/repo/pruneplan"
 )
 
 // Held counts the packs that a prune would remove, and that the storage retains.
@@ -26,65 +25,30 @@ func (h *Held) Add(o Held) {
 	}
 }
 
-// heldUntil returns those of the files that the storage retains beyond now, and
-// until when. Hints are believed: one that is wrong puts off what could be done.
-func (k *retained) heldUntil(ctx context.Context, kind kassett.FileKind, ids []kassett.ID) (map[kassett.ID]time.Time, error) {
-	now, err := k.storage.Clock(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("read the clock of the storage: %w", err)
-	}
-	k.readHints()
-	var mu sync.Mutex
-	held := make(map[kassett.ID]time.Time)
-	return held, side(ctx, k.r, ids, func(ctx context.Context, id kassett.ID) error {
-		n := kassett.StoredName{Handle: kassett.Handle{Kind: kind, ID: id}}
-		until := time.Unix(k.hint(fileHint(n)), 0)
-		if !until.After(now) {
-			var err error
-			until, err = k.storage.RetainedUntil(ctx, n)
-			if kassett.KindOf(err) == kassett.NotFound {
-				return nil
-			} else if err != nil {
-				return fmt.Errorf("find what the storage retains: %w", err)
-			}
-			k.note(fileHint(n), until.Unix())
-		}
-		if until.After(now) {
-			mu.Lock()
-			defer mu.Unlock()
-			held[id] = until
-		}
-		return nil
-	})
-}
-
 // keepHeld finds the packs that are not to be rewritten, since the storage
 // retains them: the room they take would not be free for a long time. Those that
 // are needed by less than half are worth a copy all the same. It is called before
 // anything is decided.
-func (p *pruning) keepHeld(ctx context.Context, l pruneLimits) error {
+func (p *pruning) keepHeld(ctx context.Context, l pruneplan.Limits) error {
 	k := p.r.retained
 	if k == nil {
 		return nil
 	}
-	small := p.plan.smallPack(l)
 	var ask []kassett.ID
-	for i := range p.plan.sums {
-		s := &p.plan.sums[i]
-		if s.used > 0 && s.usedBytes >= s.unusedBytes && (s.unused > 0 || s.indexed < small || s.holds.mixed() || p.plan.mustCompress(s, l)) {
-			ask = append(ask, p.plan.packs[i].id)
-		}
+	for _, i := range p.plan.Halves(l) {
+		ask = append(ask, p.table.packs[i].id)
 	}
-	held, err := k.heldUntil(ctx, kassett.PackFile, ask)
+	held, err := k.keeper.Held(ctx, kassett.PackFile, ask)
 	if err != nil {
 		return err
 	}
-	p.plan.stay = newBitmap(len(p.plan.packs))
+	stay := pruneplan.NewBitmap(len(p.table.packs))
 	for id := range held {
-		if i, ok := findPack(p.plan.packs, id); ok {
-			p.plan.stay.set(uint32(i)) //nolint:gosec // a position
+		if i, ok := findPack(p.table.packs, id); ok {
+			stay.Set(uint32(i)) //nolint:gosec // a position
 		}
 	}
+	p.plan.Stay(stay)
 	return nil
 }
 
@@ -105,7 +69,7 @@ func (s *sweep) replaceRetained(ctx context.Context, files []kassett.ID) error {
 			files = append(files, id) // its lock may have ended
 		}
 	}
-	held, err := s.r.retained.heldUntil(ctx, kassett.IndexFile, files)
+	held, err := s.r.retained.keeper.Held(ctx, kassett.IndexFile, files)
 	if err != nil {
 		return err
 	}
@@ -173,7 +137,7 @@ func (s *sweep) putOff(ctx context.Context, packs []kassett.ID) ([]kassett.ID, e
 	if s.r.retained == nil {
 		return packs, nil
 	}
-	held, err := s.r.retained.heldUntil(ctx, kassett.PackFile, packs)
+	held, err := s.r.retained.keeper.Held(ctx, kassett.PackFile, packs)
 	if err != nil {
 		return nil, err
 	}

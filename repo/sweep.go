@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"kassett"
+	"kassett/repo/pruneplan"
 )
 
 // Marking is a prune beside writers, between its mark and its sweep.
@@ -37,7 +38,7 @@ func (r *Repository) Mark(ctx context.Context, used *BlobSet, o PruneOptions) (*
 	if err != nil {
 		return nil, err
 	}
-	m := &Marking{Stats: p.plan.stats, r: r, notes: p.notes, progress: o.Progress}
+	m := &Marking{Stats: PruneStats{Stats: p.plan.Stats}, r: r, notes: p.notes, progress: o.Progress}
 	if len(p.doomed()) > 0 {
 		if err := r.mayRemove(ctx); err != nil {
 			return nil, err
@@ -168,8 +169,8 @@ type sweep struct {
 	notes    indexNotes
 	progress *kassett.Progress
 
-	indexed bitmap                   // by doomed: the index names it
-	spared  bitmap                   // by doomed: it stays
+	indexed pruneplan.Bitmap         // by doomed: the index names it
+	spared  pruneplan.Bitmap         // by doomed: it stays
 	blocked map[kassett.ID]time.Time // packs that retained index files name
 	stats   SweepStats
 }
@@ -208,13 +209,13 @@ func (s *sweep) find(pack kassett.ID) (uint32, bool) {
 // goes reports whether a pack leaves the index.
 func (s *sweep) goes(pack kassett.ID) bool {
 	i, ok := s.find(pack)
-	return ok && !s.spared.has(i)
+	return ok && !s.spared.Has(i)
 }
 
 // spare finds doomed packs that are needed, so that each used blob keeps a place.
 func (s *sweep) spare(ctx context.Context) error {
 	s.progress.Enter("look what is needed")
-	s.indexed, s.spared = newBitmap(len(s.doomed)), newBitmap(len(s.doomed))
+	s.indexed, s.spared = pruneplan.NewBitmap(len(s.doomed)), pruneplan.NewBitmap(len(s.doomed))
 	var (
 		last  BlobHandle
 		n     uint64
@@ -231,7 +232,7 @@ func (s *sweep) spare(ctx context.Context) error {
 		switch {
 		case safe:
 		case len(at) == 1:
-			s.spared.set(at[0])
+			s.spared.Set(at[0])
 		default:
 			some = append(some, slices.Clone(at))
 		}
@@ -243,7 +244,7 @@ func (s *sweep) spare(ctx context.Context) error {
 		}
 		n++
 		if i, ok := s.find(l.Pack); ok {
-			s.indexed.set(i)
+			s.indexed.Set(i)
 			at = append(at, i)
 		} else {
 			safe = true
@@ -255,11 +256,11 @@ func (s *sweep) spare(ctx context.Context) error {
 		return fmt.Errorf("look what is needed: %w", err)
 	}
 	for _, at := range some { // of several, one is enough
-		if !slices.ContainsFunc(at, s.spared.has) {
-			s.spared.set(at[0])
+		if !slices.ContainsFunc(at, s.spared.Has) {
+			s.spared.Set(at[0])
 		}
 	}
-	s.stats.Spared = s.spared.count()
+	s.stats.Spared = s.spared.Count()
 	return lostBlobs(s.used, found)
 }
 
@@ -333,8 +334,8 @@ func (s *sweep) remove(ctx context.Context) error {
 	var old, stray []kassett.ID
 	for i, pack := range s.doomed {
 		switch {
-		case s.spared.has(uint32(i)):
-		case s.indexed.has(uint32(i)):
+		case s.spared.Has(uint32(i)):
+		case s.indexed.Has(uint32(i)):
 			old = append(old, pack)
 		default:
 			stray = append(stray, pack)
