@@ -3,22 +3,16 @@ package repo
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"math"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
 
 	"kassett"
 	"kassett/repo/record"
+	"kassett/repo/retention"
 )
-
-// spotChecks is how many hints are compared with the storage before a snapshot
-// is written: enough to notice within some days that hints and storage have
-// nothing to do with each other any more, at a cost that does not grow.
-const spotChecks = 4
 
 // Needs says what snapshots that are about to be written need.
 type Needs struct {
@@ -56,17 +50,16 @@ func (r *Repository) Retain(ctx context.Context, n Needs) error {
 
 // retained is what a Repository on storage that retains files knows of that.
 type retained struct {
-	r       *Repository
-	storage kassett.Retainer
-	policy  kassett.Retention
+	r      *Repository
+	keeper *retention.Keeper
+	work   sync.Mutex // held while locks are extended
 
-	work sync.Mutex // held while the storage is asked
-
-	mu      sync.Mutex // guards what follows
-	read    bool       // the file of hints
-	hints   hints
+	mu      sync.Mutex              // guards what follows
 	touched map[kassett.ID]struct{} // packs that snapshots to come may need
 }
+
+// retainedName is the file of hints among the local ones.
+const retainedName = "retained"
 
 // newRetained returns nil for storage that retains nothing.
 func newRetained(r *Repository) *retained {
@@ -74,7 +67,19 @@ func newRetained(r *Repository) *retained {
 	if !ok || !st.Retention().On() {
 		return nil
 	}
-	return &retained{r: r, storage: st, policy: st.Retention(), touched: make(map[kassett.ID]struct{})}
+	return &retained{
+		r: r, touched: make(map[kassett.ID]struct{}),
+		keeper: retention.New(retention.Options{
+			Storage: st, Pass: r.pass, Workers: r.Connections(), Warn: r.warn,
+			Load: func() ([]byte, error) { return r.LoadLocal(retainedName) },
+			Save: func(b []byte) error {
+				if r.options.CacheDir == "" {
+					return nil
+				}
+				return r.SaveLocal(retainedName, b)
+			},
+		}),
+	}
 }
 
 // reuse notes that a snapshot to come may need a blob that is stored already.
@@ -111,7 +116,7 @@ func (k *retained) began(ctx context.Context) time.Time {
 	if k == nil {
 		return time.Time{}
 	}
-	now, err := k.storage.Clock(ctx)
+	now, err := k.keeper.Clock(ctx)
 	if err != nil {
 		return time.Time{}
 	}
@@ -124,53 +129,20 @@ func (k *retained) stored(pack kassett.ID, began time.Time) {
 		return
 	}
 	k.mu.Lock()
-	defer k.mu.Unlock()
 	k.touched[pack] = struct{}{}
+	k.mu.Unlock()
 	if !began.IsZero() {
-		k.hints.note(hintKey{hintKind(kassett.PackFile), pack}, began.Add(k.policy.Span()).Unix())
+		k.keeper.Stored(kassett.StoredName{Handle: kassett.Handle{Kind: kassett.PackFile, ID: pack}}, began)
 	}
-}
-
-// readHints takes in the file of hints, once.
-func (k *retained) readHints() {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.read {
-		return
-	}
-	k.read = true
-	if err := k.hints.read(k.r); err != nil {
-		k.r.warn(fmt.Errorf("the storage is asked again what it retains: %w", err))
-	}
-}
-
-func (k *retained) hint(key hintKey) int64 {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.hints.get(key)
-}
-
-func (k *retained) note(key hintKey, until int64) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.hints.note(key, until)
 }
 
 // retain does what [Repository.Retain] says.
 func (k *retained) retain(ctx context.Context, n Needs) error {
 	k.work.Lock()
 	defer k.work.Unlock()
-	now, err := k.storage.Clock(ctx)
+	e, err := k.keeper.Begin(ctx, n.Progress)
 	if err != nil {
-		return fmt.Errorf("read the clock of the storage: %w", err)
-	}
-	k.readHints()
-	if err := k.spotCheck(ctx, now); err != nil {
 		return err
-	}
-	e := &extension{
-		k: k, progress: n.Progress, promise: now.Add(k.policy.Period),
-		least: now.Add(k.policy.Period + k.policy.Slack/2), until: now.Add(k.policy.Span()),
 	}
 	reached, err := k.packs(ctx, n, e)
 	if err != nil {
@@ -180,29 +152,18 @@ func (k *retained) retain(ctx context.Context, n Needs) error {
 	if err != nil {
 		return err
 	}
-	if err := e.retain(ctx, names); err != nil {
+	if _, err := e.Retain(ctx, names); err != nil {
 		return err
 	}
-	if e.failed == 0 {
-		for _, t := range n.Trees {
-			k.note(hintKey{treeHint, t}, reached)
-		}
-	}
-	k.mu.Lock()
-	err = k.hints.save(k.r, now.Unix())
-	k.mu.Unlock()
-	if err != nil {
-		k.r.warn(fmt.Errorf("keep what the storage retains in the cache: %w", err))
-	}
-	return e.trouble()
+	return e.End(n.Trees, reached)
 }
 
 // packs retains the packs that the trees need, and returns until when all of
 // them are retained then, in Unix seconds.
-func (k *retained) packs(ctx context.Context, n Needs, e *extension) (int64, error) {
-	known, all := k.treesUntil(n.Trees, e.promise)
+func (k *retained) packs(ctx context.Context, n Needs, e *retention.Extension) (int64, error) {
+	known, all := e.Trees(n.Trees)
 	if !all && n.Saved {
-		known, all = k.treesUntil(n.Bases, e.promise)
+		known, all = e.Trees(n.Bases)
 	}
 	packs := k.takeTouched()
 	if !all {
@@ -212,29 +173,15 @@ func (k *retained) packs(ctx context.Context, n Needs, e *extension) (int64, err
 			return 0, err
 		}
 	}
-	n.Progress.Enter("extend object lock")
 	names := make([]kassett.StoredName, len(packs))
 	for i, id := range packs {
 		names[i] = kassett.StoredName{Handle: kassett.Handle{Kind: kassett.PackFile, ID: id}}
 	}
-	if err := e.retain(ctx, names); err != nil {
-		return 0, err
-	}
-	known = min(known, e.reached)
-	if known == math.MaxInt64 { // an empty folder has a tree, so there is a pack
+	reached, err := e.Retain(ctx, names)
+	if known = min(known, reached); known == math.MaxInt64 { // an empty folder has a tree, so there is a pack
 		known = 0
 	}
-	return known, nil
-}
-
-// treesUntil returns until when everything below all of the trees is retained,
-// and whether that is long enough.
-func (k *retained) treesUntil(trees []kassett.ID, promise time.Time) (until int64, enough bool) {
-	until = math.MaxInt64
-	for _, t := range trees {
-		until = min(until, k.hint(hintKey{treeHint, t}))
-	}
-	return until, until >= promise.Unix()
+	return known, err
 }
 
 // takeTouched returns the packs that were stored and reused.
@@ -318,108 +265,4 @@ func (k *retained) frame(ctx context.Context, n Needs) ([]kassett.StoredName, er
 		}
 	}
 	return names, nil
-}
-
-// spotCheck compares some hints with the storage. When one of them is wrong,
-// none is believed.
-func (k *retained) spotCheck(ctx context.Context, now time.Time) error {
-	for range spotChecks {
-		h, ok := k.randomHint(now)
-		if !ok {
-			return nil
-		}
-		until, err := k.storage.RetainedUntil(ctx, kassett.StoredName{Handle: kassett.Handle{Kind: kassett.PackFile, ID: h.id}})
-		switch kind := kassett.KindOf(err); {
-		case kind == kassett.NotFound: // pruned, or gone; whoever needs it will tell
-			continue
-		case err != nil:
-			return fmt.Errorf("compare what the storage retains: %w", err)
-		case until.Unix() < h.until:
-			k.r.warn(fmt.Errorf("pack %s is retained until %s, and was believed to be until %s: the storage is asked about all packs",
-				h.id, until.UTC().Format(time.RFC3339), time.Unix(h.until, 0).UTC().Format(time.RFC3339)))
-			k.mu.Lock()
-			k.hints.forget()
-			k.mu.Unlock()
-			return nil
-		}
-	}
-	return nil
-}
-
-// randomHint returns one of the hints about packs that were read from the file.
-func (k *retained) randomHint(now time.Time) (hint, bool) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	base := k.hints.base
-	n, _ := slices.BinarySearchFunc(base, hintKind(kassett.PackFile)+1, func(h hint, kind hintKind) int {
-		return cmp.Compare(h.kind, kind)
-	})
-	if n == 0 {
-		return hint{}, false
-	}
-	h := base[rand.IntN(n)] //nolint:gosec // any will do
-	return h, h.kind == hintKind(kassett.PackFile) && h.until >= now.Unix()
-}
-
-// extension retains files until a time.
-type extension struct {
-	k                     *retained
-	progress              *kassett.Progress
-	promise, least, until time.Time
-
-	mu      sync.Mutex // guards what follows
-	reached int64      // until when all files are retained, Unix seconds; meaningless when there were none
-	faults  []error
-	failed  int
-}
-
-// retain retains files that are not retained until least.
-func (e *extension) retain(ctx context.Context, names []kassett.StoredName) error {
-	e.reached = math.MaxInt64
-	var due []kassett.StoredName
-	for _, n := range names {
-		if until := e.k.hint(fileHint(n)); until >= e.least.Unix() {
-			e.reached = min(e.reached, until)
-		} else {
-			due = append(due, n)
-		}
-	}
-	e.progress.Expect(int64(len(due)), 0)
-	return side(ctx, e.k.r, due, func(ctx context.Context, n kassett.StoredName) error {
-		defer e.progress.Done(1, 0)
-		if err := e.k.r.pass(ctx); err != nil {
-			return err
-		}
-		until, err := e.k.storage.Retain(ctx, n, e.least, e.until)
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		switch kind := kassett.KindOf(err); {
-		case err != nil && ctx.Err() != nil:
-			return context.Cause(ctx)
-		case kind == kassett.NotFound || kind == kassett.Corrupt:
-			if e.failed++; e.failed <= maxNamed {
-				e.faults = append(e.faults, err)
-			}
-			return nil
-		case err != nil:
-			return fmt.Errorf("extend object lock: %w", err)
-		}
-		e.reached = min(e.reached, until.Unix())
-		e.k.note(fileHint(n), until.Unix())
-		return nil
-	})
-}
-
-// trouble names the files that could not be retained.
-func (e *extension) trouble() error {
-	if e.failed == 0 {
-		return nil
-	}
-	if e.failed > maxNamed {
-		e.faults = append(e.faults, fmt.Errorf("and %d more", e.failed-maxNamed))
-	}
-	return &kassett.Error{
-		Op: "extend object lock", Kind: kassett.Corrupt, Err: errors.Join(e.faults...),
-		Hint: "files of the repository were deleted or replaced: run `kassett repair versions --dry-run`, then `kassett check`",
-	}
 }

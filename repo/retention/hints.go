@@ -1,4 +1,7 @@
-package repo
+// Package retention knows until when the files of a repository are retained by a
+// storage with object lock, without asking for each: what it was told it keeps
+// as hints. It extends retention, and says what may not be deleted yet.
+package retention
 
 import (
 	"cmp"
@@ -10,12 +13,9 @@ import (
 	"kassett"
 )
 
-// hintName is the file of retention hints among the local ones, and hintWidth the
-// length of one hint in it, in bytes: docs/formats/retention-hints.md.
-const (
-	hintName  = "retained"
-	hintWidth = 1 + 32 + 8
-)
+// hintWidth is the length of a hint in the file, in bytes:
+// docs/formats/retention-hints.md.
+const hintWidth = 1 + 32 + 8
 
 // hintKind says what a hint is about: a [kassett.FileKind], or one of these.
 type hintKind uint8
@@ -51,7 +51,7 @@ type hint struct {
 
 // hints are what is known of retention without asking the storage. A hint that
 // is missing costs a question. One that says too much would lose the guarantee,
-// so the file is sealed under the master key. The owner guards it.
+// so whoever keeps the file seals it. The owner guards it.
 type hints struct {
 	base  []hint // sorted; never changed
 	fresh map[hintKey]int64
@@ -77,14 +77,8 @@ func (h *hints) note(k hintKey, until int64) {
 // forget drops everything.
 func (h *hints) forget() { *h = hints{} }
 
-// read takes in the file of hints, beside what is known.
-func (h *hints) read(r *Repository) error {
-	b, err := r.LoadLocal(hintName)
-	if kassett.KindOf(err) == kassett.NotFound {
-		return nil
-	} else if err != nil {
-		return err
-	}
+// take takes in a file of hints, beside what is known.
+func (h *hints) take(b []byte) error {
 	all, err := decodeHints(b)
 	if err != nil {
 		return err
@@ -93,21 +87,15 @@ func (h *hints) read(r *Repository) error {
 	return nil
 }
 
-// save writes all that is known into the file, together with what others have
-// written into it meanwhile, and without what has ended by now.
-func (h *hints) save(r *Repository, now int64) error {
-	if r.options.CacheDir == "" {
-		return nil
-	}
-	// A file that is damaged by now is replaced.
-	_ = h.read(r)
+// file returns all that is known, without what has ended by now.
+func (h *hints) file(now int64) []byte {
 	fresh := make([]hint, 0, len(h.fresh))
 	for k, until := range h.fresh {
 		fresh = append(fresh, hint{k, until})
 	}
 	slices.SortFunc(fresh, func(a, b hint) int { return a.compare(b.hintKey) })
 	h.base, h.fresh = mergeHints(h.base, fresh, now), nil
-	return r.SaveLocal(hintName, encodeHints(h.base))
+	return encodeHints(h.base)
 }
 
 // mergeHints merges two sorted lists, and leaves out what ends before now.
