@@ -67,7 +67,7 @@ func (a *app) historyCommand() *cobra.Command {
 changed, from which snapshot to which it was there, and in how many. A version
 is another content, size, time of change or type; of a folder, another time.
 
-To get one back: kassett restore SNAPSHOT --include PATH.`,
+To get one back: kassett restore SNAPSHOT --include PATH --target FOLDER`,
 		Args: args(1, 1, "the path of a file, as ls shows it"),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			return a.withSearch(cmd.Context(), filter.filter(), func(ctx context.Context, ix *search.Index, list []*snapshot.Snapshot) error {
