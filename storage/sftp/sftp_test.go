@@ -2,6 +2,7 @@ package sftp_test
 
 import (
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -37,4 +38,34 @@ func TestStorage(t *testing.T) {
 	t.Parallel()
 	s := sftptest.Start(t)
 	storagetest.Run(t, func(t *testing.T) kassett.Storage { return create(t, s) })
+}
+
+// TestFoldersAreSharedSideBySide lets many calls on one connection flush the same
+// folder for the first time at once.
+func TestFoldersAreSharedSideBySide(t *testing.T) {
+	t.Parallel()
+	server := sftptest.Start(t)
+	for range 5 {
+		st, err := sftp.Create(t.Context(), filepath.Join(t.TempDir(), "repo"), sftp.Options{Dial: native(server).Dial, Connections: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var all sync.WaitGroup
+		for i := range 16 {
+			all.Go(func() {
+				b := storagetest.Random(uint64(i), 100)
+				h := kassett.Handle{Kind: kassett.IndexFile, ID: kassett.Hash(b)}
+				if err := st.Put(t.Context(), h, kassett.BytesBody(b, h.ID)); err != nil {
+					t.Error(err)
+				}
+				if err := st.Delete(t.Context(), h); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		if err := st.Close(); err != nil {
+			t.Error(err)
+		}
+	}
 }

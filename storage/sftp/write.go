@@ -197,7 +197,8 @@ func (s *Storage) syncFolder(c *conn, dir string) error {
 		}
 		c.mu.Lock()
 		if old, raced := c.folders[dir]; raced && f != nil {
-			defer func() { _ = f.Close() }() // two calls have opened it: one is enough
+			spare := f // two calls have opened it: one is enough
+			defer func() { _ = spare.Close() }()
 			f = old
 		} else {
 			c.folders[dir] = f
