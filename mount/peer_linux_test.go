@@ -30,7 +30,7 @@ func resticMount(t *testing.T, dir string) string {
 		t.Fatal("restic is not installed; make deps installs it")
 	}
 	at := t.TempDir()
-	cmd := exec.Command(path, "-r", dir, "--no-cache", "mount", at) //nolint:noctx // ended below
+	cmd := exec.Command(path, "-r", dir, "--no-cache", "mount", at)
 	cmd.Env = append(os.Environ(), "RESTIC_PASSWORD="+password)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
