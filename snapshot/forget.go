@@ -107,28 +107,40 @@ type Decision struct {
 //
 // Where the storage knows when it received the snapshots, the rules are asked a
 // second time, with [Snapshot.countedAt] in place of the snapshots' own word, and
-// what either answer keeps is kept. So snapshots with made-up times displace no
-// others; and where the receive times are the odd ones, as in a copy, what the
-// snapshots' own times ask for stays as well.
+// a third time without those that are [Snapshot.Odd]. What any answer keeps is
+// kept. So snapshots with made-up times displace no others; and where the
+// receive times are the odd ones, as in a copy, what the snapshots' own times ask
+// for stays as well.
 func (p Policy) Apply(list []*Snapshot, now time.Time) []Decision {
 	decisions := p.apply(list, now, func(s *Snapshot) time.Time { return s.Time })
 	if !slices.ContainsFunc(list, func(s *Snapshot) bool { return !s.Received.IsZero() }) {
 		return decisions
 	}
-	kept := map[*Snapshot][]string{}
-	for _, d := range p.apply(list, now, func(s *Snapshot) time.Time { return s.countedAt().In(now.Location()) }) {
-		kept[d.Snapshot] = d.Reasons
+	counted := func(s *Snapshot) time.Time { return s.countedAt().In(now.Location()) }
+	also(decisions, p.apply(list, now, counted), ", by the time it was received")
+	plain := slices.DeleteFunc(slices.Clone(list), (*Snapshot).Odd)
+	if len(plain) < len(list) {
+		also(decisions, p.apply(plain, now, counted), ", leaving out those with odd times")
+	}
+	return decisions
+}
+
+// also keeps what another answer of the rules keeps, for its reasons and how
+// they were found.
+func also(decisions, other []Decision, how string) {
+	reasons := make(map[*Snapshot][]string, len(other))
+	for _, d := range other {
+		reasons[d.Snapshot] = d.Reasons
 	}
 	for i := range decisions {
 		d := &decisions[i]
 		if d.Keep {
 			continue
 		}
-		for _, why := range kept[d.Snapshot] {
-			d.Keep, d.Reasons = true, append(d.Reasons, why+", by the time it was received")
+		for _, why := range reasons[d.Snapshot] {
+			d.Keep, d.Reasons = true, append(d.Reasons, why+how)
 		}
 	}
-	return decisions
 }
 
 // apply is one pass of the rules, with the times that at gives.

@@ -94,6 +94,29 @@ func TestFakeTimes(t *testing.T) {
 	})
 }
 
+// TestFakesOfTheSameDay: snapshots with odd times do not push out the good one
+// of the day on which they came either, nor use up what is only counted.
+func TestFakesOfTheSameDay(t *testing.T) {
+	t.Parallel()
+	all := append(nightly(10), dated("this morning", noon.Add(-5*time.Hour), noon.Add(-5*time.Hour)))
+	good := slices.Clone(all)
+	for i := range 1000 {
+		own := noon.AddDate(0, 0, 2*i-1000).Add(time.Duration(i) * time.Minute)
+		if i == 500 {
+			continue // now: not odd
+		}
+		all = append(all, dated(fmt.Sprint("fake ", i), own, noon.Add(-time.Minute)))
+	}
+	for _, p := range []snapshot.Policy{{Last: 3}, {Daily: 7}, {Hourly: 2}, {Monthly: 2}, {Within: kassett.Age{Days: 3}}} {
+		want, have := keptOf(p.Apply(good, noon)), keptOf(p.Apply(all, noon))
+		for id := range want {
+			if !have[id] {
+				t.Errorf("%+v: a good snapshot is displaced", p)
+			}
+		}
+	}
+}
+
 // TestFakeTimesWithoutReceiveTime shows what the receive time is for.
 func TestFakeTimesWithoutReceiveTime(t *testing.T) {
 	t.Parallel()

@@ -131,11 +131,11 @@ a source: it is named, with what would lift it.
 
 Where the storage knows when it received the snapshots (a server of ours, S3),
 a host cannot push good ones out by dating others as it likes: the rules are
-asked once with the snapshots' own times and once with the receive time of each
-that is more than an hour off, and what either answer keeps stays. Floors count
-from the receive time. Snapshots that are far off are named. Rules that only
-count, such as --keep-last, can be used up by whoever may add snapshots: keep by
-time as well.`,
+asked with the snapshots' own times, then with the receive time of each that is
+more than an hour off, then without those that are far off, and what any answer
+keeps stays. Those far off are named. Floors count from the receive time. Rules
+that only count, such as --keep-last, can be used up by whoever may add
+snapshots with right times: keep by time as well.`,
 		RunE: func(cmd *cobra.Command, ids []string) (err error) {
 			o.Filter, o.IDs, o.Policy = filter.filter(), ids, keep.policy()
 			if o.Group, err = snapshot.ParseGroupBy(group); err != nil {
@@ -295,10 +295,10 @@ func (a *app) warnOdd(groups []forgetJSON) {
 		list += fmt.Sprintf(" and %d more (--json has all)", n-most)
 	}
 	a.warn("", &kassett.Error{
-		Op: "forget", Kind: kassett.Invalid,
+		Op:  "forget",
 		Err: fmt.Errorf("%s a time that is far from when the storage received it: %s", terminal.Plural(n, "snapshot carries", "snapshots carry"), list),
 		Hint: "copies, rewritten ones, long backups and `backup --time` do; if none of these was at work, someone made the times up: " +
-			"look at the host, then remove them by their IDs. The rules were asked with both times, and keep what either keeps",
+			"look at the host, then remove them by their IDs. They push no others out: the rules were asked with both times and without them",
 	})
 }
 

@@ -195,7 +195,7 @@ func TestServeStorage(t *testing.T) {
 	h.run(0, "certificate", "", "kassett", "serve", "client", "list", "--clients", "clients")
 	server := h.serve()
 
-	h.run(7, "right", "host", "kassett", "--retry-storage", "0", "-r", "rest:"+h.url+"other", "init")
+	h.run(7, "no right to this repository", "host", "kassett", "--retry-storage", "0", "-r", "rest:"+h.url+"other", "init")
 	h.run(0, "made repository", "maker", "kassett", "init")
 	h.run(0, "saved", "host", "kassett", "backup", "source")
 	h.run(0, "saved", "host", "restic", "--cacert", "ca.pem", "backup", "source")

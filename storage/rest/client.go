@@ -18,7 +18,8 @@
 //     Kassett-Received: when the server took the file in, RFC 3339, UTC;
 //   - an upload may have a header Content-Digest (RFC 9530) with its SHA-256;
 //   - a refusal has a header Kassett-Kind, a word of [kassett.Kind], and the
-//     reason as text, with the next step on the second line.
+//     reason in a header Kassett-Why and as text, with the next step on the
+//     second line.
 package rest
 
 import (
@@ -41,6 +42,7 @@ const (
 	typeV2         = "application/vnd.x.restic.rest.v2"
 	headerOurs     = "Kassett-Storage"
 	headerKind     = "Kassett-Kind"
+	headerWhy      = "Kassett-Why"
 	headerReceived = "Kassett-Received"
 	headerDigest   = "Content-Digest"
 )
@@ -239,6 +241,8 @@ func (s *Storage) refused(op, what string, resp *http.Response) error {
 	e := &kassett.Error{Op: op, What: what, Hint: oneLine(hint)}
 	if resp.Header.Get(headerOurs) == "" {
 		words, e.Hint = "", ""
+	} else if words == "" {
+		words = resp.Header.Get(headerWhy)
 	}
 	e.Err = fmt.Errorf("the server answers %d %s", resp.StatusCode, cmp.Or(oneLine(words), http.StatusText(resp.StatusCode)))
 	e.Kind = kindOfStatus(resp)

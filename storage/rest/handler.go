@@ -242,10 +242,6 @@ func (q *request) refuse(err error) {
 	header.Set(headerKind, kind.String())
 	header.Set("Content-Type", "text/plain; charset=utf-8")
 	header.Set("X-Content-Type-Options", "nosniff")
-	if !q.takeRest() {
-		header.Set("Connection", "close") // nothing more is read
-	}
-	q.w.WriteHeader(status)
 	words := oneLine(err.Error())
 	switch { // the paths of the server's own folders are for its log
 	case !refused && kind == kassett.NotFound:
@@ -253,6 +249,11 @@ func (q *request) refuse(err error) {
 	case !refused:
 		words = "the server's storage failed: " + kind.String()
 	}
+	header.Set(headerWhy, words) // an answer to HEAD has no body
+	if !q.takeRest() {
+		header.Set("Connection", "close") // nothing more is read
+	}
+	q.w.WriteHeader(status)
 	_, _ = io.WriteString(q.w, words+"\n"+strings.ReplaceAll(kassett.HintOf(err), "\n", " ")) // or it does not get there
 }
 
