@@ -30,7 +30,7 @@ var may = map[string][]string{
 	"storage":               {"."},
 	"storage/*":             {".", "storage"},
 	"source/*":              {"."},
-	"snapshot":              {".", "repo"},
+	"snapshot":              {".", "repo", "repo/*"},
 	"mount":                 {".", "repo", "snapshot"},
 	"prune":                 {".", "repo", "snapshot"},
 	"search":                {".", "repo", "snapshot"},
