@@ -365,3 +365,46 @@ func writeForever(dir string) error {
 		fmt.Println(h.ID)
 	}
 }
+
+// TestServed: who fills a folder for others knows when it received what, and so
+// does everyone who opens it later; nobody else claims to.
+func TestServed(t *testing.T) {
+	t.Parallel()
+	s := create(t)
+	put(t, s, kassett.ConfigFile, []byte("config"))
+	h := put(t, s, kassett.SnapshotFile, storagetest.Random(1, 100))
+	at := time.Date(2026, 3, 29, 1, 30, 0, 0, time.UTC)
+	if err := os.Chtimes(filepath.Join(s.Path(), "snapshots", h.ID.String()), at, at); err != nil {
+		t.Fatal(err)
+	}
+	received := func(s kassett.Storage) (at [2]time.Time) {
+		t.Helper()
+		in, err := s.Stat(t.Context(), h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at[0] = in.Received
+		for in, err := range s.List(t.Context(), kassett.SnapshotFile) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			at[1] = in.Received
+		}
+		return at
+	}
+	if got := received(s); got != [2]time.Time{} {
+		t.Errorf("a folder that anyone may write to tells when it received files: %v", got)
+	}
+	if err := errors.Join(s.MarkServed(t.Context()), s.MarkServed(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	again, err := local.Open(s.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []*local.Storage{s, again} {
+		if got := received(s); !got[0].Equal(at) || !got[1].Equal(at) {
+			t.Errorf("received at %v, want %v", got, at)
+		}
+	}
+}
