@@ -102,7 +102,7 @@ func BenchmarkIndex(b *testing.B) {
 			changes[i]++
 		}
 		w.benchBackup(changes, known, func(i int) bool { return dirty[i] })
-		if s == *benchSnapshots/2 {
+		if s == 1 {
 			took("one more snapshot", update)
 		}
 	}
