@@ -26,6 +26,7 @@ import (
 	"kassett/repo"
 	"kassett/snapshot"
 	"kassett/source/files"
+	"kassett/storage/local"
 	"kassett/storage/storagetest"
 )
 
@@ -734,6 +735,39 @@ func TestLockLost(t *testing.T) {
 	lose(&kassett.Error{Op: "hold lock", Kind: kassett.Locked})
 	if _, err := os.ReadFile(file); !errors.Is(err, syscall.EIO) {
 		t.Errorf("reading without the lock: %v, want %v", err, syscall.EIO)
+	}
+	w.quiet(t)
+}
+
+// TestMovedBlob: without a lock, what is read may be moved to another pack at any
+// time; it is found there.
+func TestMovedBlob(t *testing.T) {
+	t.Parallel()
+	r, dir := newRepo(t, nil)
+	data := noise(5, 32<<10)
+	handmade(t, r, blob{node: entry("file", kassett.File), data: [][]byte{data}})
+	var w told
+	v := view(t, r, &w, mount.Options{})
+	at, _ := mounted(t, v, mount.FUSEOptions{})
+	old, ok := r.Find(repo.BlobHandle{Type: repo.DataBlob, ID: kassett.Hash(data)})
+	if !ok {
+		t.Fatal("no blob")
+	}
+	st, err := local.Open(dir)
+	must(t, err)
+	other, err := repo.Open(t.Context(), st, []byte(password), repo.Options{})
+	must(t, err)
+	t.Cleanup(func() { must(t, other.Close()) })
+	must(t, other.LoadIndex(t.Context(), nil))
+	writer := other.NewWriter(t.Context(), repo.WriterOptions{})
+	_, err = writer.SaveAgain(t.Context(), repo.DataBlob, data)
+	must(t, errors.Join(err, writer.Flush(t.Context())))
+	must(t, other.Delete(t.Context(), kassett.PackFile, old.Pack))
+
+	v.AgeIndex()
+	got, err := os.ReadFile(filepath.Join(at, "snapshots", "latest", "file"))
+	if err != nil || !bytes.Equal(got, data) {
+		t.Errorf("a file whose blob was moved: %d bytes, %v", len(got), err)
 	}
 	w.quiet(t)
 }
