@@ -104,13 +104,16 @@ func (s *Storage) putWhole(ctx context.Context, n kassett.StoredName, from *sour
 			return failed // why the request broke
 		}
 		code := minio.ToErrorResponse(err).Code
-		if code == minio.PreconditionFailed && from.attempts() > 1 {
-			// An earlier attempt broke; perhaps only its answer did.
-			if mine, statErr := s.mine(ctx, n, token); mine || statErr != nil {
-				return statErr
+		if err != nil && code == "" || code == minio.PreconditionFailed && from.attempts() > 1 {
+			// An attempt was not answered; perhaps only its answer was lost.
+			switch there, mine := s.stored(ctx, n, token); {
+			case mine:
+				return nil
+			case there:
+				return errExists
 			}
 		}
-		if code == minio.PreconditionFailed && try == 0 && from.memory != nil && s.marked(ctx, n) {
+		if code == minio.PreconditionFailed && try == 0 && from.intact() && s.marked(ctx, n) {
 			o = over
 			continue
 		}
@@ -139,14 +142,11 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// mine reports whether the object of a name was stored by the put with this
-// token.
-func (s *Storage) mine(ctx context.Context, n kassett.StoredName, token string) (bool, error) {
+// stored reports whether an object of a name is surely there, and whether the
+// put with this token has stored it.
+func (s *Storage) stored(ctx context.Context, n kassett.StoredName, token string) (there, mine bool) {
 	in, err := s.stat(ctx, n)
-	if isNotFound(err) {
-		return false, nil
-	}
-	return err == nil && in.UserMetadata[tokenName] == token, err
+	return err == nil, err == nil && in.UserMetadata[tokenName] == token
 }
 
 // A part has at least partSize bytes, and there are at most mostParts.
