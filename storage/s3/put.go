@@ -113,7 +113,7 @@ func (s *Storage) putWhole(ctx context.Context, n kassett.StoredName, from *sour
 				return errExists
 			}
 		}
-		if code == minio.PreconditionFailed && try == 0 && from.intact() && s.marked(ctx, n) {
+		if code == minio.PreconditionFailed && try == 0 && from.memory != nil && s.marked(ctx, n) {
 			o = over
 			continue
 		}
