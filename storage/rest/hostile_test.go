@@ -25,6 +25,7 @@ import (
 	"kassett/repo"
 	"kassett/repo/record"
 	"kassett/snapshot"
+	"kassett/storage/local"
 	"kassett/storage/rest"
 	"kassett/storage/storagetest"
 )
@@ -706,5 +707,67 @@ func (m *manyFiles) List(_ context.Context, k kassett.FileKind) iter.Seq2[kasset
 				return
 			}
 		}
+	}
+}
+
+// TestFalseIndex has a host that was taken over add an index file which names
+// packs that are not there. The server has no key and cannot know. Check names
+// it, repair of the index mends it, and what was stored before is whole.
+func TestFalseIndex(t *testing.T) {
+	t.Parallel()
+	s := serve(t, clients(t, "host PW rights=append,data,init path=host"))
+	ctx := t.Context()
+	r, err := repo.Init(ctx, s.create(t, "host", "host"), []byte("pw"), repo.InitOptions{Options: repo.Options{KeyCost: repo.Scrypt{N: 1 << 10, R: 8, P: 1}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if err := r.LoadIndex(ctx, nil); err != nil {
+		t.Fatal(err)
+	}
+	content := storagetest.Random(1, 50_000)
+	w := r.NewWriter(ctx, repo.WriterOptions{})
+	saved, err := w.Save(ctx, repo.DataBlob, content)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Flush(ctx); err != nil {
+		t.Fatal(err)
+	}
+	// The same blob in a pack that nobody has, at a place that nobody knows.
+	forged := fmt.Sprintf(`{"packs":[{"id":"%s","blobs":[{"id":"%s","type":"data","offset":0,"length":1000}]}]}`, kassett.Hash([]byte("no pack")), saved.ID)
+	if _, err := r.SaveUnpacked(ctx, kassett.IndexFile, []byte(forged)); err != nil {
+		t.Fatal(err)
+	}
+	onServer, err := local.Open(filepath.Join(s.dir, "host")) // who runs the server looks into it there
+	if err != nil {
+		t.Fatal(err)
+	}
+	admin, err := repo.Open(ctx, onServer, []byte("pw"), repo.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close()
+	check := func() (found int) {
+		if err := admin.Check(ctx, repo.CheckOptions{}, func(repo.Finding) { found++ }); err != nil && kassett.KindOf(err) != kassett.Corrupt {
+			t.Fatal(err)
+		}
+		return found
+	}
+	if check() == 0 {
+		t.Error("check does not find a false index")
+	}
+	if _, err := admin.RepairIndex(ctx, repo.RepairOptions{}, func(repo.Finding) {}); err != nil {
+		t.Fatal(err)
+	}
+	if n := check(); n != 0 {
+		t.Errorf("after the repair check finds %d faults", n)
+	}
+	if err := admin.LoadIndex(ctx, nil); err != nil {
+		t.Fatal(err)
+	}
+	back, err := admin.LoadBlob(ctx, repo.BlobHandle{ID: saved.ID, Type: repo.DataBlob}, nil)
+	if err != nil || kassett.Hash(back) != kassett.Hash(content) {
+		t.Errorf("what was stored before: %d bytes, %v", len(back), err)
 	}
 }
