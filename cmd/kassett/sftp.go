@@ -73,8 +73,7 @@ func (a *app) sftpDial(p sftp.Place) (sftp.DialFunc, error) {
 		}
 		return a.program(func(int) []string { return words }), nil
 	}
-	_, missing := exec.LookPath("ssh")
-	if client == "native" || client == "" && missing != nil {
+	if client == "native" || client == "" && !installed("ssh") {
 		return a.nativeSSH(p).Dial, nil
 	}
 	extra, err := splitWords(options["sftp.args"])
@@ -96,6 +95,11 @@ func (a *app) sftpDial(p sftp.Place) (sftp.DialFunc, error) {
 		}
 		return append(words, "-s", p.Host, "sftp")
 	}), nil
+}
+
+func installed(program string) bool {
+	_, err := exec.LookPath(program)
+	return err == nil
 }
 
 // nativeSSH returns our own client with the user's usual files.
