@@ -57,7 +57,7 @@ const (
 // storageTable measures backup and restore on storages, beside a plain client of
 // each. All goes through loopback.
 func (b *bench) storageTable(ctx context.Context) error {
-	names := strings.Split(b.options.storages, ",")
+	names := strings.Split(b.storages, ",")
 	for _, name := range names {
 		if storages[name] == nil {
 			return fmt.Errorf("no storage %q: there are %s", name, strings.Join(slices.Sorted(maps.Keys(storages)), ", "))
