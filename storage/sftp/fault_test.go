@@ -114,7 +114,7 @@ func TestCutEverywhere(t *testing.T) {
 	if err := st.Close(); err != nil {
 		t.Fatal(err)
 	}
-	const steps = 12
+	const steps = 9
 	for i := range steps {
 		at := func(total int64) int64 { return 1 + total*int64(i)/steps + int64(i*37%101) }
 		for name, harm := range map[string]storagetest.Harm{
