@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"kassett"
 )
@@ -18,6 +19,10 @@ func stopped(ctx context.Context) bool {
 	cause := context.Cause(ctx)
 	return cause != nil && kassett.KindOf(cause) == kassett.Interrupted
 }
+
+// oneStop is how close two signals are taken for one: a program that starts this
+// one may pass on what the terminal sent to both.
+const oneStop = 200 * time.Millisecond
 
 // untilSignal returns a context that ends with the first SIGINT, SIGTERM or
 // SIGHUP: work stops where it is safe, locks are released. The second signal
@@ -40,16 +45,20 @@ func untilSignal(parent context.Context) (ctx context.Context, stop func()) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		for first := true; ; first = false {
+		var first time.Time
+		for {
 			select {
 			case <-done:
 				return
 			case <-came:
 			}
-			if !first {
+			switch {
+			case first.IsZero():
+				first = time.Now()
+				cancel(errStopped)
+			case time.Since(first) > oneStop:
 				os.Exit(kassett.Interrupted.Exit())
 			}
-			cancel(errStopped)
 		}
 	}()
 	return ctx, func() {
