@@ -242,7 +242,7 @@ func TestBrokenConnections(t *testing.T) {
 	}
 	b := storagetest.Random(1, 3<<20)
 	h := kassett.Handle{Kind: kassett.PackFile, ID: kassett.Hash(b)}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	for _, harm := range []storagetest.Harm{{CutUp: 1}, {CutUp: 100_000}, {CutUp: 3 << 20}, {CutDown: 1}, {Refuse: true}} {
 		p.SetAll(harm)
