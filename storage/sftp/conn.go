@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -313,7 +314,8 @@ func (c *conn) explain(err error) error {
 	if _, answered := errors.AsType[*sftp.StatusError](err); answered {
 		return err
 	}
-	lost := errors.Is(err, sftp.ErrSSHFxConnectionLost) || errors.Is(err, io.ErrClosedPipe)
+	lost := errors.Is(err, sftp.ErrSSHFxConnectionLost) || errors.Is(err, io.ErrClosedPipe) ||
+		strings.Contains(err.Error(), "failed to send packet") // pkg/sftp has no type for a request that could not be written
 	if !lost && (!c.dead() || isAnswer(err)) {
 		return err
 	}
