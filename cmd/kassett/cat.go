@@ -168,22 +168,17 @@ func (a *app) list(ctx context.Context, r *repo.Repository, what string) error {
 	if !ok {
 		return invalid("list", terminal.Safe(what), "use blobs, packs, index, snapshots, keys or locks", errors.New("there is nothing of that name"))
 	}
-	var all []kassett.Info
+	// As the storage gives them: a repository may have millions of packs.
 	for info, err := range r.List(ctx, kind) {
-		if err != nil {
+		switch {
+		case err != nil:
 			return err
-		}
-		all = append(all, info)
-	}
-	slices.SortFunc(all, func(a, b kassett.Info) int { return a.ID.Compare(b.ID) })
-	for _, info := range all {
-		var err error
-		if a.flags.json {
+		case a.flags.json:
 			err = a.json(struct {
 				ID   kassett.ID `json:"id"`
 				Size int64      `json:"size"`
 			}{info.ID, info.Size})
-		} else {
+		default:
 			err = a.print("%s\n", info.ID)
 		}
 		if err != nil {

@@ -54,7 +54,6 @@ func (f *serveFlags) register(set *pflag.FlagSet) {
 	set.BoolVar(&f.noTLS, "no-tls", false, "listen without TLS also where other machines listen: something in front of it encrypts")
 	set.StringVar(&f.log, "log", "", "append the log to `file` instead of writing it to stderr; --json makes it JSON")
 	set.IntVar(&f.connections, "max-connections", 0, "serve at most `n` connections at once, a quarter of them from one address (default 1024)")
-	set.Lookup("max-connections").DefValue = "" // said in words
 }
 
 func (a *app) serveStorageCommand() *cobra.Command {

@@ -67,6 +67,7 @@ type updater struct {
 	stats   *UpdateStats
 	covered map[kassett.Handle]bool // by a set that stays
 	stale   []storedSet             // to be removed when all of its files are covered
+	adds    bool                    // the storage lets nobody like us remove
 }
 
 // full returns how many input slices a set should have.
@@ -284,13 +285,18 @@ func (u *updater) removeStale(ctx context.Context) error {
 // remove removes parity files, where the storage lets us.
 func (u *updater) remove(ctx context.Context, names []string) error {
 	for _, name := range names {
+		if u.adds {
+			u.stats.Kept++
+			continue
+		}
 		if err := u.k.pass(ctx); err != nil {
 			return err
 		}
 		err := u.k.beside.DeleteBeside(ctx, name)
-		switch kassett.KindOf(err) {
+		switch kind := kassett.KindOf(err); kind {
 		case kassett.Denied, kassett.Held:
 			u.stats.Kept++
+			u.adds = kind == kassett.Denied // a server may log each refusal
 			continue
 		case kassett.NotFound: // another writer did it
 			continue
