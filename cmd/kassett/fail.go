@@ -39,7 +39,7 @@ func (a *app) report(ctx context.Context, err error) int {
 	if err == nil {
 		return 0
 	}
-	if errors.Is(err, syscall.EPIPE) {
+	if errors.Is(err, errNoReader) {
 		return exitPipe
 	}
 	kind, hint := kassett.KindOf(err), kassett.HintOf(err)

@@ -58,6 +58,13 @@ func mountIn(t *testing.T, dir, file string, args ...string) (*started, string) 
 	t.Cleanup(func() { _ = detach(context.Background(), at) }) // mostly there is nothing left
 	s := start(t, dir, append([]string{"mount", at}, args...)...)
 	waitFor(t, filepath.Join(at, "snapshots", "latest")+file)
+	// The library opens a file of the mount before it says that all is ready. Who
+	// is killed with that open waits for an answer from itself, for good.
+	for begun := time.Now(); !strings.Contains(s.out.String(), "is mounted at"); time.Sleep(5 * time.Millisecond) {
+		if time.Since(begun) > 30*time.Second {
+			t.Fatalf("it does not say that it is mounted: %s", s.out.String())
+		}
+	}
 	return s, at
 }
 

@@ -9,6 +9,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -223,7 +224,25 @@ type results struct {
 	w  *bufio.Writer
 }
 
-func newResults(w io.Writer) *results { return &results{w: bufio.NewWriterSize(w, 64<<10)} }
+func newResults(w io.Writer) *results {
+	return &results{w: bufio.NewWriterSize(output{w}, 64<<10)}
+}
+
+// errNoReader is in the error of a write to stdout whose reader has gone. A
+// broken pipe to a server or to another program is something else.
+var errNoReader = errors.New("nobody reads the output any more")
+
+// output is stdout.
+type output struct{ io.Writer }
+
+// Write implements [io.Writer].
+func (o output) Write(p []byte) (int, error) {
+	n, err := o.Writer.Write(p)
+	if errors.Is(err, syscall.EPIPE) {
+		err = fmt.Errorf("%w: %w", errNoReader, err)
+	}
+	return n, err
+}
 
 // Write implements io.Writer.
 func (r *results) Write(p []byte) (int, error) {
