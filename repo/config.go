@@ -26,6 +26,9 @@ const polynomialDegree = 53
 // maxConfig bounds the stored config, in bytes. Ones seen have 155.
 const maxConfig = 1 << 20
 
+// mendConfig is the next step where config is damaged or gone.
+const mendConfig = "if the repository has parity, run `kassett repair parity`; otherwise put the config file back from a copy of the repository"
+
 // Config is what all writers of a repository must agree on.
 type Config struct {
 	Version           uint        `json:"version"`
@@ -91,7 +94,7 @@ func readConfig(ctx context.Context, st kassett.Storage) ([]byte, error) {
 		return nil, fmt.Errorf("read config: %w", err)
 	}
 	if hasAny(ctx, st, kassett.KeyFile) {
-		hint := "put the config file back from a copy of the repository"
+		hint := mendConfig
 		if name := findConfigCopy(ctx, st); name != "" {
 			hint = "a migration was cut short: copy kassett/" + name + " to the place of the file config"
 		} else if !hasAny(ctx, st, kassett.SnapshotFile, kassett.IndexFile, kassett.PackFile) {

@@ -187,7 +187,7 @@ func Open(ctx context.Context, st kassett.Storage, password []byte, o Options) (
 	if err != nil {
 		return nil, &kassett.Error{
 			Op: "open", What: "config", Kind: kassett.Corrupt, Err: err,
-			Hint: "put the config file back from a copy of the repository",
+			Hint: mendConfig,
 		}
 	}
 	cfg, err := decodeConfig(plain)

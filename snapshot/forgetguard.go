@@ -140,7 +140,7 @@ func (g *Guard) Removals(list []*Snapshot) map[kassett.ID]error {
 			refused[s.ID] = &kassett.Error{
 				Op: "remove snapshot", What: s.ID.Short(), Kind: kassett.Held,
 				Err:  fmt.Errorf("it is the last good snapshot of its source, %s", source.Key),
-				Hint: "what would let it go: a younger complete backup of the same source, or a record that retires the source",
+				Hint: "what would let it go: a younger complete backup of the same source, or a record that retires the source (kassett hold retire)",
 			}
 		}
 	}

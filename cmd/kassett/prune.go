@@ -125,7 +125,7 @@ func (a *app) prune(ctx context.Context, r *repo.Repository, p *pruneFlags) erro
 	if err != nil {
 		return err
 	}
-	if !o.DryRun && done.Swept.Packs > 0 {
+	if !o.DryRun { // also what an earlier prune, that was cut, has written has parity then
 		if err := a.keepParityAfter(ctx, r); err != nil {
 			return err
 		}
