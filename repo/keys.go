@@ -215,14 +215,14 @@ func noKeyFits(readable, tried int, damaged []error) error {
 	if readable == 0 && len(damaged) == 0 {
 		return &kassett.Error{
 			Op: "open repository", Kind: kassett.Corrupt, Err: errors.New("it has a config but no keys"),
-			Hint: "put the keys folder back from a copy of the repository; without a key nothing in it can be read",
+			Hint: "put the keys folder back from a copy of the repository, or, if it has parity, run `kassett repair parity --gone`; without a key nothing in it can be read",
 		}
 	}
 	kind, hint := kassett.WrongPassword, "check the password, and that this is the repository you mean"
 	cause := fmt.Errorf("it opens no key (%d tried)", tried)
 	switch {
 	case readable == 0:
-		kind, hint = kassett.Corrupt, "put the key files back from a copy of the repository"
+		kind, hint = kassett.Corrupt, "if the repository has parity, run `kassett repair parity`; otherwise put the key files back from a copy of the repository"
 		cause = errors.New("every key is damaged")
 	case readable > tried:
 		cause = fmt.Errorf("it opens none of the first %d keys, and there are more", tried)

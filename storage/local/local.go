@@ -189,7 +189,7 @@ func Open(path string) (*Storage, error) {
 	case errors.Is(err, fs.ErrNotExist) && holdsKeys(root):
 		return nil, &kassett.Error{
 			Op: op, What: path, Kind: kassett.Corrupt, Err: errors.New("it has keys, but its file config is gone"),
-			Hint: "bring the file config back: from kassett/config-*, which a migration that was cut short leaves, or from a copy of this repository",
+			Hint: "bring the file config back: from kassett/config-*, which a migration that was cut short leaves, or from a copy of this repository; with parity make an empty file config there and run `kassett repair parity`",
 		}
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, &kassett.Error{

@@ -125,7 +125,7 @@ func (s *Storage) missing(c *conn) error {
 		e.Err = errors.New("no such folder on the server")
 	} else if keys, err := c.client.ReadDir(s.at(kassett.KeyFile.String())); err == nil && len(keys) > 0 {
 		e.Kind, e.Err = kassett.Corrupt, errors.New("it has keys, but its file config is gone")
-		e.Hint = "bring the file config back from a copy of this repository"
+		e.Hint = "bring the file config back from a copy of this repository; with parity make an empty file config there and run `kassett repair parity`"
 	}
 	return e
 }
