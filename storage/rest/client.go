@@ -25,6 +25,7 @@ package rest
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -228,7 +229,9 @@ func (s *Storage) fault(op, what string, err error) error {
 		kind = kassett.Offline
 	}
 	e := &kassett.Error{Op: op, What: what, Kind: kind, Err: err}
-	if kind == kassett.Offline {
+	if _, bad := errors.AsType[*tls.CertificateVerificationError](err); bad {
+		e.Kind, e.Hint = kassett.Denied, "the server's certificate is not trusted: give the certificate of its authority with --cacert, and check that the name in the place is the one in the certificate"
+	} else if kind == kassett.Offline {
 		e.Hint = "check that the server runs, that this machine reaches " + s.base + " and trusts its certificate (--cacert)"
 	}
 	return e
