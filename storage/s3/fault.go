@@ -76,7 +76,7 @@ var codes = map[string]struct {
 	minio.PreconditionFailed: {kassett.Exists, ""},
 	conflict:                 {kassett.Offline, hintWait},
 
-	minio.AccessDenied:                   {kassett.Denied, "check what the policy of the user and of the bucket allows; reading needs s3:ListBucket and s3:GetObject, storing s3:PutObject"},
+	minio.AccessDenied:                   {kassett.Denied, "check what the policy of the user and of the bucket allows; reading needs s3:ListBucket and s3:GetObject, storing s3:PutObject, removing s3:DeleteObject"},
 	"AllAccessDisabled":                  {kassett.Denied, "ask the owner of the bucket: all access to it is switched off"},
 	"AccountProblem":                     {kassett.Denied, "ask the provider: something is wrong with the account"},
 	"InvalidAccessKeyId":                 {kassett.Denied, hintKeys},
