@@ -18,7 +18,7 @@ import (
 // markAll forgets nothing and marks what nobody needs.
 func markAll(t testing.TB, st kassett.Storage) *crowdPrune {
 	t.Helper()
-	p := &crowdPrune{place: &swapped{st}}
+	p := &crowdPrune{place: swappable(st)}
 	p.r = storyOpen(t, p.place, few)
 	if err := p.mark(t.Context(), repo.PruneOptions{}); err != nil {
 		t.Fatal(err)
@@ -313,7 +313,7 @@ func TestResticBesideMark(t *testing.T) {
 	gone := mustBackUp(t, r, manyFiles(1, 24)...)
 	mustBackUp(t, r, manyFiles(100, 8)...)
 	mustForget(t, r, gone)
-	p := &crowdPrune{place: &swapped{r.Storage()}, r: r}
+	p := &crowdPrune{place: swappable(r.Storage()), r: r}
 	if err := p.mark(t.Context(), repo.PruneOptions{}); err != nil {
 		t.Fatal(err)
 	}

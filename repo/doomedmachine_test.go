@@ -6,6 +6,8 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
+	"iter"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -34,9 +36,38 @@ type crowd struct {
 
 // swapped is a storage in whose place another one may come under those who work
 // on it.
-type swapped struct{ kassett.Storage }
+type swapped struct {
+	now atomic.Pointer[kassett.Storage]
+}
 
-func (s *swapped) Unwrap() kassett.Storage { return s.Storage }
+func swappable(st kassett.Storage) *swapped {
+	s := &swapped{}
+	s.set(st)
+	return s
+}
+
+func (s *swapped) set(st kassett.Storage)  { s.now.Store(&st) }
+func (s *swapped) Unwrap() kassett.Storage { return *s.now.Load() }
+
+func (s *swapped) Put(ctx context.Context, h kassett.Handle, b kassett.Body) error {
+	return s.Unwrap().Put(ctx, h, b)
+}
+
+func (s *swapped) Get(ctx context.Context, h kassett.Handle, off, n int64) (io.ReadCloser, error) {
+	return s.Unwrap().Get(ctx, h, off, n)
+}
+
+func (s *swapped) Stat(ctx context.Context, h kassett.Handle) (kassett.Info, error) {
+	return s.Unwrap().Stat(ctx, h)
+}
+
+func (s *swapped) List(ctx context.Context, k kassett.FileKind) iter.Seq2[kassett.Info, error] {
+	return s.Unwrap().List(ctx, k)
+}
+
+func (s *swapped) Delete(ctx context.Context, h kassett.Handle) error {
+	return s.Unwrap().Delete(ctx, h)
+}
 
 // crowdWriter backs up some files, slowly.
 type crowdWriter struct {
@@ -201,10 +232,10 @@ func (c *crowd) cutting(t *rapid.T, p *crowdPrune, work func(context.Context) er
 	at := rapid.SampledFrom([]int{0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 8, 11, 15, 25}).Draw(t, "power cut at")
 	crashing := storagetest.NewCrashing(c.memory, at)
 	before := c.memory.Handles(kassett.LockFile)
-	p.place.Storage = crashing
+	p.place.set(crashing)
 	err := work(context.Background())
 	synctest.Wait()
-	p.place.Storage = c.place
+	p.place.set(c.place)
 	n := 0
 	for range crashing.Survivors() {
 		n++
@@ -212,7 +243,8 @@ func (c *crowd) cutting(t *rapid.T, p *crowdPrune, work func(context.Context) er
 	which := rapid.IntRange(0, n-1).Draw(t, "what survives")
 	for _, m := range crashing.Survivors() {
 		if which == 0 {
-			c.memory, c.place.Storage = m, m
+			c.memory = m
+			c.place.set(m)
 			break
 		}
 		which--
@@ -241,7 +273,7 @@ func (c *crowd) mark(t *rapid.T) {
 	if rapid.Bool().Draw(t, "leave some") {
 		o = repo.PruneOptions{}
 	}
-	p := &crowdPrune{place: &swapped{c.place}}
+	p := &crowdPrune{place: swappable(c.place)}
 	p.r = openCrowd(t, p.place)
 	if c.cutting(t, p, func(ctx context.Context) error { return p.mark(ctx, o) }) {
 		_ = p.r.Close()
@@ -297,7 +329,7 @@ func (p *crowdPrune) sweep(ctx context.Context) (stats repo.SweepStats, err erro
 
 // pruneAlone is a prune as stock restic does it: only when nobody is there.
 func (c *crowd) pruneAlone(t *rapid.T) {
-	p := &crowdPrune{place: &swapped{c.place}}
+	p := &crowdPrune{place: swappable(c.place)}
 	p.r = openCrowd(t, p.place)
 	defer p.r.Close()
 	c.cutting(t, p, func(ctx context.Context) error {
@@ -409,7 +441,8 @@ func TestCrowd(t *testing.T) {
 				return
 			}
 			c := &crowd{memory: start.Clone(), place: &swapped{}, tidy: repo.PruneOptions{MaxUnused: none}}
-			c.place.Storage, c.promised = c.memory, c.memory.Handles(kassett.SnapshotFile)
+			c.promised = c.memory.Handles(kassett.SnapshotFile)
+			c.place.set(c.memory)
 			passed := false
 			defer func() { failed = failed || !passed }() // then it is made smaller
 			c.live(t)

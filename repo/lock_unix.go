@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 )
 
@@ -23,7 +24,23 @@ func processAlive(pid int) bool {
 // called: a stock restic sends it to the maker of a lock to see whether it
 // lives. As with restic, closing the terminal does not end the work either.
 func shield() (stop func()) {
-	c := make(chan os.Signal, 1) // never read; what does not fit is dropped
-	signal.Notify(c, syscall.SIGHUP)
-	return func() { signal.Stop(c) }
+	hangups.Lock()
+	defer hangups.Unlock()
+	if hangups.shields++; hangups.shields == 1 {
+		signal.Notify(hangups.dropped, syscall.SIGHUP)
+	}
+	return sync.OnceFunc(func() {
+		hangups.Lock()
+		defer hangups.Unlock()
+		if hangups.shields--; hangups.shields == 0 {
+			signal.Stop(hangups.dropped)
+		}
+	})
 }
+
+// hangups is for the whole process, as signals are.
+var hangups = struct {
+	sync.Mutex
+	shields int            // that stand
+	dropped chan os.Signal // never read: what is sent to it is dropped
+}{dropped: make(chan os.Signal)}
