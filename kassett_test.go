@@ -1,6 +1,7 @@
 package kassett_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"io/fs"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	"kassett"
 )
@@ -88,6 +90,39 @@ func TestBodyReadsTwice(t *testing.T) {
 		}
 		if err := r.Close(); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+func TestPartsBody(t *testing.T) {
+	t.Parallel()
+	whole := []byte("a piece, another piece, and the last")
+	body := kassett.PartsBody([][]byte{{}, whole[:7], whole[7:8], {}, whole[8:], {}}, kassett.Hash(whole))
+	if body.Size != int64(len(whole)) {
+		t.Errorf("size %d, want %d", body.Size, len(whole))
+	}
+	r, err := body.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := iotest.TestReader(r, whole); err != nil { // reads, seeks, reads
+		t.Error(err)
+	}
+	m, ok := r.(interface {
+		io.ReadSeeker
+		io.WriterTo
+		Len() int
+	})
+	if !ok {
+		t.Fatal("it cannot do what bytes in memory can")
+	}
+	for _, at := range []int64{0, 3, 7, 8, 9, body.Size} {
+		var out bytes.Buffer
+		_, seekErr := m.Seek(at, io.SeekStart)
+		left := m.Len()
+		n, err := m.WriteTo(&out)
+		if seekErr != nil || err != nil || int(n) != left || out.String() != string(whole[at:]) {
+			t.Errorf("from %d: %d of %d bytes %q, errors %v, %v", at, n, left, out.String(), seekErr, err)
 		}
 	}
 }

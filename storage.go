@@ -102,45 +102,77 @@ func PartsBody(parts [][]byte, sum ID) Body {
 		size += int64(len(p))
 	}
 	return Body{Size: size, Sum: sum, Open: func() (io.ReadCloser, error) {
-		return &partsReader{rest: parts, n: int(size)}, nil
+		return &partsReader{parts: parts, size: size}, nil
 	}}
 }
 
-// partsReader reads parts one after the other. As a bytes.Reader it says its
-// length, and writes itself.
+// partsReader reads parts one after the other, and can do what a bytes.Reader
+// can: say its length, seek, and write itself.
 type partsReader struct {
-	rest [][]byte
-	done int // bytes of rest[0]
-	n    int // bytes left
+	parts [][]byte
+	size  int64 // of all
+	next  int   // the part that is read
+	done  int   // bytes of it
+	at    int64 // bytes before what is read next
 }
 
-func (r *partsReader) Len() int     { return r.n }
+func (r *partsReader) Len() int     { return int(r.size - r.at) }
 func (r *partsReader) Close() error { return nil }
 
-func (r *partsReader) Read(p []byte) (int, error) {
-	for len(r.rest) > 0 && r.done == len(r.rest[0]) {
-		r.rest, r.done = r.rest[1:], 0
+// rest returns what is left of the part that is read, or of the next one that
+// is not empty; nothing at the end.
+func (r *partsReader) rest() []byte {
+	for r.next < len(r.parts) && r.done == len(r.parts[r.next]) {
+		r.next, r.done = r.next+1, 0
 	}
-	if len(r.rest) == 0 {
+	if r.next == len(r.parts) {
+		return nil
+	}
+	return r.parts[r.next][r.done:]
+}
+
+func (r *partsReader) step(n int) {
+	r.done += n
+	r.at += int64(n)
+}
+
+func (r *partsReader) Read(p []byte) (int, error) {
+	rest := r.rest()
+	if rest == nil {
 		return 0, io.EOF
 	}
-	n := copy(p, r.rest[0][r.done:])
-	r.done += n
-	r.n -= n
+	n := copy(p, rest)
+	r.step(n)
 	return n, nil
 }
 
 func (r *partsReader) WriteTo(w io.Writer) (total int64, err error) {
-	for r.n > 0 && err == nil {
+	for rest := r.rest(); rest != nil && err == nil; rest = r.rest() {
 		var n int
-		if n, err = w.Write(r.rest[0][r.done:]); err == nil && n < len(r.rest[0])-r.done {
+		if n, err = w.Write(rest); err == nil && n < len(rest) {
 			err = io.ErrShortWrite
 		}
-		r.rest, r.done = r.rest[1:], 0
-		r.n -= n
+		r.step(n)
 		total += int64(n)
 	}
 	return total, err
+}
+
+func (r *partsReader) Seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		offset += r.at
+	case io.SeekEnd:
+		offset += r.size
+	}
+	if offset < 0 || offset > r.size {
+		return 0, errors.New("seek: outside of the body")
+	}
+	r.next, r.done, r.at = 0, 0, 0
+	for rest := r.rest(); rest != nil && r.at < offset; rest = r.rest() {
+		r.step(int(min(int64(len(rest)), offset-r.at)))
+	}
+	return offset, nil
 }
 
 // A Storage keeps immutable files: a directory, a bucket, another machine.

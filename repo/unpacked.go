@@ -105,7 +105,7 @@ func (r *Repository) loadUnpacked(ctx context.Context, h kassett.Handle) (sealed
 func damagedFile(h kassett.Handle, err error) error {
 	return &kassett.Error{
 		Op: "read", What: h.String(), Kind: kassett.Corrupt, Err: err,
-		Hint: "run `kassett check`, and put the file back from a copy of the repository",
+		Hint: "run `kassett check`; put the file back from a copy of the repository or, if it was never yours, remove it as check says",
 	}
 }
 
