@@ -281,7 +281,7 @@ func (c *checker) otherFiles(ctx context.Context) error {
 	err := c.eachFile(ctx, kassett.KeyFile, func(ctx context.Context, id kassett.ID) error {
 		_, err := readKeyFile(ctx, c.r.storage, id)
 		return err
-	}, "kassett key remove")
+	}, "remove it with `kassett key remove %s`")
 	if err != nil {
 		return err
 	}
@@ -290,7 +290,7 @@ func (c *checker) otherFiles(ctx context.Context) error {
 		snapshots.Add(1)
 		_, err := c.r.LoadUnpacked(ctx, kassett.SnapshotFile, id)
 		return err
-	}, "kassett forget")
+	}, "if it never was a snapshot of yours, remove the file snapshots/%s in the storage by hand")
 	if err != nil {
 		return err
 	}
@@ -306,8 +306,8 @@ func (c *checker) otherFiles(ctx context.Context) error {
 	return nil
 }
 
-// eachFile reports the files of a kind that read fails for. removal is the
-// command that removes one.
+// eachFile reports the files of a kind that read fails for. removal says how one
+// is removed, with %s for its ID.
 func (c *checker) eachFile(ctx context.Context, k kassett.FileKind, read func(context.Context, kassett.ID) error, removal string) error {
 	ids, err := c.r.listIDs(ctx, k)
 	if err != nil {
@@ -318,7 +318,7 @@ func (c *checker) eachFile(ctx context.Context, k kassett.FileKind, read func(co
 		defer c.o.Progress.Done(1, 0)
 		if err := read(ctx, id); err != nil {
 			return c.failed(ctx, kassett.Handle{Kind: k, ID: id}.String(), err,
-				fmt.Sprintf("put the file back from a copy of the repository, or remove it with `%s %s`", removal, id))
+				"put the file back from a copy of the repository, or "+fmt.Sprintf(removal, id))
 		}
 		return nil
 	})
