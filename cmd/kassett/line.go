@@ -24,7 +24,7 @@ func (l *lineFlags) register(f *pflag.FlagSet) {
 	f.IntVar(&l.upload, "limit-upload", 0, "send no more than `n` KiB a second to a storage")
 	f.IntVar(&l.download, "limit-download", 0, "fetch no more than `n` KiB a second from a storage")
 	f.DurationVar(&l.retry, "retry-storage", -1, "wait for a storage that cannot be reached up to this `duration`; 12h survives a night, 0 waits for nothing (default: $KASSETT_RETRY_STORAGE or 15m)")
-	f.Lookup("retry-storage").DefValue = "" // said in words
+	f.Lookup("retry-storage").DefValue = "0s" // printed by nobody: it is said in words
 }
 
 // patience returns how long a storage that cannot be reached is waited for.
