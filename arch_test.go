@@ -25,12 +25,13 @@ const module = "kassett"
 // keeps the same walls in the editor.
 var may = map[string][]string{
 	".":                     {},
-	"repo":                  {".", "repo/*"},
+	"repo":                  {".", "repo/*", "repo/record"},
+	"repo/record":           {"."},
 	"repo/*":                {"."},
 	"storage":               {"."},
 	"storage/*":             {".", "storage"},
 	"source/*":              {"."},
-	"snapshot":              {".", "repo", "repo/*"},
+	"snapshot":              {".", "repo", "repo/record"},
 	"mount":                 {".", "repo", "snapshot"},
 	"prune":                 {".", "repo", "snapshot"},
 	"search":                {".", "repo", "snapshot"},
